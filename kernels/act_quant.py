@@ -1,0 +1,80 @@
+"""Online 1x128 quantisation of activations; the twin of reference_impl/act_quant.py.
+
+Bound: memory.  For bf16 input 2 bytes in, 1 out and 4/128 for the scale: 3.03125 B an element.
+Plan: one program takes ROWS tokens by one tile of 128 channels; a row of the tile is 256 contiguous
+bytes of bf16, read 16 bytes a thread, kept in registers between the maximum and the division, and
+written once.  The ROWS scales of a program are neighbours in memory.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import _check
+from kernels._device import launch
+from kernels._quant import magnitude_bits, payload, scale_from_bits
+
+TILE = 128
+ROWS = 32
+WARPS = 4
+INPUTS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+@triton.jit
+def _act_quant_kernel(
+    x_ptr, q_ptr, scale_ptr, m, k, stride_xm, stride_scale, amax_floor,
+    POW2_SCALE: tl.constexpr, FLOOR: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    # One dimension, since y ends at 65,535 programs; a row's tiles are neighbours.
+    tiles = k // TILE
+    tile = tl.program_id(0) % tiles
+    rows = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
+    columns = tile * TILE + tl.arange(0, TILE)
+    inside = rows < m
+    # 64 bits: M x K passes 2^31 elements at 300,000 tokens of 7168 channels.
+    wide = rows.to(tl.int64)
+    x = tl.load(
+        x_ptr + wide[:, None] * stride_xm + columns[None, :], mask=inside[:, None], other=0.0
+    )
+    x = x.to(tl.float32)
+    amax_bits = tl.max(magnitude_bits(x), axis=1)
+    scale = scale_from_bits(amax_bits, amax_floor, POW2_SCALE, FLOOR)
+    q = payload(x, scale[:, None])
+    tl.store(q_ptr + wide[:, None] * k + columns[None, :], q, mask=inside[:, None])
+    tl.store(scale_ptr + tile.to(tl.int64) * stride_scale + rows, scale, mask=inside)
+
+
+def act_quant(
+    x: torch.Tensor, pow2_scale: bool = False, amax_floor: float | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantise activations to e4m3 with one fp32 scale per 1x128 tile.
+
+    x: [M, K] bf16, fp16 or fp32, stride 1 along K; K a multiple of 128.
+    pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
+    amax_floor: smallest amax assumed, None for none (DeepSeek's inference code uses 1e-4).
+
+    Returns (q [M, K] e4m3fn row-major, scale [M, K/128] fp32).  The scales are stored with stride 1
+    along M, columns padded to a multiple of 4 rows, as TMA and cuBLASLt want to read them.
+
+    Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
+    """
+    _check.tensor("x", x, INPUTS, (None, None))
+    _check.rows_contiguous("x", x)
+    m, k = x.shape
+    _check.multiple("x", "K", k, TILE)
+    _check.flag("pow2_scale", pow2_scale)
+    _check.floor("amax_floor", amax_floor)
+    _check.runnable("x", x)
+    q = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=x.device)
+    stride_scale = (m + 3) // 4 * 4
+    scale = torch.empty(k // TILE, stride_scale, dtype=torch.float32, device=x.device).T[:m]
+    if q.numel():
+        launch(
+            _act_quant_kernel, (k // TILE * triton.cdiv(m, ROWS),),
+            x, q, scale, m, k, x.stride(0), stride_scale, float(amax_floor or 0.0),
+            POW2_SCALE=pow2_scale, FLOOR=amax_floor is not None, ROWS=ROWS, TILE=TILE,
+            num_warps=WARPS,
+        )  # fmt: skip
+    return q, scale

@@ -1,0 +1,174 @@
+"""FP8 GEMM with 1x128 and 128x128 scales; the twin of reference_impl/fp8_gemm.py.
+
+Bound: the tensor cores from a few hundred tokens on, below that reading the weight once.
+Plan: persistent programs walk output tiles in groups that share their operands in the L2; TMA
+brings both operands into 128-byte-swizzled shared memory, several k-blocks ahead; each k-block is
+one tl.dot from zero (four wgmma instructions), promoted to fp32 registers by an explicit fma.  The
+order of the sum is the reference's for every tile shape, so all configurations agree in every bit.
+What was tried and what it gave: docs/log.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from kernels import _check
+from kernels._device import launch, num_sms
+
+BLOCK_K = 128  # the promotion interval, and the width of a 128-byte swizzle in e4m3
+OUTPUTS = (torch.bfloat16, torch.float32)
+
+
+class Config(NamedTuple):
+    """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block."""
+
+    block_m: int
+    block_n: int
+    warps: int
+    stages: int
+    programs_per_sm: int
+    group_m: int = 8
+
+
+# By the rows of the tile that M asks for, then by how many tiles N must give to fill the GPU.
+LARGE = Config(128, 128, 8, 4, 1)
+SMALL = {
+    128: Config(64, 128, 4, 4, 2),
+    64: Config(64, 64, 4, 5, 2),
+    32: Config(64, 32, 4, 6, 2),
+    16: Config(64, 16, 4, 8, 2),
+}
+CONFIGS = (LARGE, *SMALL.values())
+
+
+def choose(m: int, n: int, sms: int) -> Config:
+    """Configuration for an M x N output on ``sms`` multiprocessors."""
+    if m > 128 and triton.cdiv(m, 128) * triton.cdiv(n, 128) >= sms:
+        return LARGE
+    rows = triton.cdiv(m, 64)
+    for block_n in (128, 64, 32):
+        if rows * triton.cdiv(n, block_n) >= sms:
+            return SMALL[block_n]
+    return SMALL[16]
+
+
+@triton.jit
+def _fp8_gemm_kernel(
+    x_desc, w_desc, out_desc, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k,
+    stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    tiles_m = tl.cdiv(m, BLOCK_M)
+    tiles_n = tl.cdiv(n, BLOCK_N)
+    k_blocks = k // BLOCK_K
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, NUM_PROGRAMS):
+        # GROUP_M tiles of rows by all tiles of columns before the next rows.
+        group = tile // (GROUP_M * tiles_n)
+        first_m = group * GROUP_M
+        rows_in_group = tl.minimum(tiles_m - first_m, GROUP_M)
+        start_m = (first_m + (tile % (GROUP_M * tiles_n)) % rows_in_group) * BLOCK_M
+        start_n = ((tile % (GROUP_M * tiles_n)) // rows_in_group) * BLOCK_N
+
+        rows = start_m + tl.arange(0, BLOCK_M)
+        # Rows past the end read the last row's scale; TMA gives them zeros and nothing stores them.
+        x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
+        w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
+        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for block in range(k_blocks):
+            x = x_desc.load([start_m, block * BLOCK_K])
+            w = w_desc.load([start_n, block * BLOCK_K])
+            scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
+                w_scale_ptrs + block * stride_ws_k
+            )
+            partial = tl.dot(x, w.T)
+            acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
+
+        out = acc.to(out_ptr.dtype.element_ty)
+        if TMA_STORE:
+            out_desc.store([start_m, start_n], out)
+        else:
+            columns = start_n + tl.arange(0, BLOCK_N)
+            inside = (rows < m)[:, None] & (columns < n)[None, :]
+            tl.store(out_ptr + rows.to(tl.int64)[:, None] * n + columns[None, :], out, mask=inside)
+
+
+def fp8_gemm(
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """out = (x * x_scale) (w * w_scale)^T for e4m3 operands, promoted to fp32 every 128 of K.
+
+    x: [M, K] e4m3fn, contiguous, 16-byte aligned; K a multiple of 128.
+    x_scale: [M, K/128] fp32, one per 1x128 tile, any strides (stride 1 along M is fastest).
+    w: [N, K] e4m3fn, contiguous, 16-byte aligned.
+    w_scale: [ceil(N/128), K/128] fp32, one per 128x128 block, any strides.
+    out_dtype: bf16 or fp32.
+
+    Returns [M, N] of out_dtype, row-major.
+
+    Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
+    """
+    _check_arguments(x, x_scale, w, w_scale, out_dtype)
+    out = torch.empty(x.shape[0], w.shape[0], dtype=out_dtype, device=x.device)
+    if out.numel():
+        run(x, x_scale, w, w_scale, out, choose(out.shape[0], out.shape[1], num_sms(x.device)))
+    return out
+
+
+def _check_arguments(
+    x: torch.Tensor,
+    x_scale: torch.Tensor,
+    w: torch.Tensor,
+    w_scale: torch.Tensor,
+    out_dtype: torch.dtype,
+) -> None:
+    _check.tensor("x", x, (torch.float8_e4m3fn,), (None, None))
+    m, k = x.shape
+    _check.multiple("x", "K", k, BLOCK_K)
+    _check.tensor("w", w, (torch.float8_e4m3fn,), (None, k))
+    _check.tensor("x_scale", x_scale, (torch.float32,), (m, k // BLOCK_K))
+    _check.tensor(
+        "w_scale", w_scale, (torch.float32,), (triton.cdiv(w.shape[0], 128), k // BLOCK_K)
+    )
+    _check.one_of("out_dtype", out_dtype, OUTPUTS)
+    _check.contiguous("x", x)
+    _check.contiguous("w", w)
+    _check.aligned("x", x)
+    _check.aligned("w", w)
+    _check.runnable("x", x, ("x_scale", x_scale), ("w", w), ("w_scale", w_scale))
+
+
+def run(
+    x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
+    config: Config,
+) -> None:  # fmt: skip
+    """One launch of one configuration into ``out``; arguments are not checked."""
+    (m, k), n = x.shape, w.shape[0]
+    if k == 0:
+        out.zero_()
+        return
+    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    programs = min(tiles, num_sms(x.device) * config.programs_per_sm)
+    # TMA wants rows of a multiple of 16 bytes; without them the tile is stored the ordinary way.
+    tma_store = n * out.element_size() % 16 == 0
+    store_block = [config.block_m, config.block_n]
+    launch(
+        _fp8_gemm_kernel, (programs,),
+        TensorDescriptor(x, [m, k], [k, 1], [config.block_m, BLOCK_K]),
+        TensorDescriptor(w, [n, k], [k, 1], [config.block_n, BLOCK_K]),
+        TensorDescriptor(out, [m, n], [n, 1], store_block) if tma_store else None,
+        out, x_scale, w_scale, m, n, k,
+        x_scale.stride(0), x_scale.stride(1), w_scale.stride(0), w_scale.stride(1),
+        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=BLOCK_K, GROUP_M=config.group_m,
+        TMA_STORE=tma_store, NUM_PROGRAMS=programs,
+        num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+    )  # fmt: skip
