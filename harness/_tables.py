@@ -1,0 +1,277 @@
+"""The tables of README.md and results/README.md, as Markdown, made from raw logs alone."""
+
+from __future__ import annotations
+
+import statistics
+from typing import TYPE_CHECKING
+
+from harness._lines import cell, extra, get, lines_where, short, timed
+from harness._logs import GEMM, OURS, QUANTISERS, newest, quantile
+from harness._markdown import NONE, THROTTLED, count, markdown, micro, percent, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from benchmarks.rawlog import Key, Measured
+    from harness._lines import Line
+    from harness._logs import Log
+
+NAMES = {"cublaslt": "cuBLASLt", "deep_gemm": "DeepGEMM"}
+CODEGEN = ("registers", "spills", "shared_bytes", "wgmma", "instructions")
+
+
+def blocks(logs: Sequence[Log], picture: Path) -> dict[str, str]:
+    """Body of every marked table by its name; a table without data is a sentence that says so."""
+    return {
+        "fp8_gemm": fp8_gemm(logs),
+        "quantisers": quantisers(logs),
+        "codegen": codegen(logs),
+        "launch": launch(logs),
+        "roofline": roofline(logs, picture),
+        "machines": machines(logs),
+    }
+
+
+def source(log: Log) -> str:
+    """Where a table comes from, a sentence."""
+    gpu = log.fact("gpu")
+    device = (
+        f"no GPU ({log.fact('cpu')})" if gpu == "none" else f"{gpu}, driver {log.fact('driver')}"
+    )
+    return (
+        f"Machine `{log.machine}`: {device}, torch {log.fact('torch')}, "
+        f"Triton {log.fact('triton')}; commit {log.commit} of {log.date[:10]}."
+    )
+
+
+def fp8_gemm(logs: Sequence[Log]) -> str:
+    """Per layer and M: time, throughput and exactness, ours beside every peer in the same log."""
+    log = newest(logs, GEMM)
+    if log is None:
+        return absent("the FP8 GEMM's times")
+    others = peers(log, GEMM[0])
+    lines = timed(log, GEMM, (OURS, *others))
+    header = ["layer", "M", "N x K", "ours, us", "TFLOP/s", "of roofline"]
+    for other in others:
+        header += [f"{NAMES.get(other, other)}, us", f"{NAMES.get(other, other)} / ours"]
+    header.append(
+        "differing elements, " + " / ".join(["ours", *(NAMES.get(name, name) for name in others)])
+    )
+    rows = [_gemm_row(log, line, others, extra(line, lines)) for line in lines]
+    said = (
+        f"{source(log)} {_clock(log, GEMM)} `of roofline` is the time that ceilings of this run "
+        "allow, over the time taken. `X / ours` is X's time over ours: above 1, ours is "
+        "faster. Differing elements: those checked that have not the reference's bits."
+    )
+    return f"{said}\n\n{markdown(header, rows, left=1)}"
+
+
+def _gemm_row(log: Log, line: Line, others: Sequence[str], more: str) -> list[str]:
+    fields = line.fields
+    shape = f"{fields['n']} x {fields['k']}" if {"n", "k"} <= set(fields) else line.case
+    ours = get(log, line, OURS, "device_us")
+    row = [
+        fields.get("layer", NONE) + more,
+        fields.get("m", NONE),
+        shape,
+        cell(log, line, OURS, "device_us", micro),
+        cell(log, line, OURS, "tflops", rate),
+        cell(log, line, OURS, "roofline_fraction", percent),
+    ]
+    for other in others:
+        theirs = get(log, line, other, "device_us")
+        ratio = (
+            f"{theirs.median / ours.median:.2f}" if ours and theirs and ours.median > 0 else NONE
+        )
+        row += [cell(log, line, other, "device_us", micro), ratio]
+    counts = [get(log, line, name, "differing_elements") for name in (OURS, *others)]
+    row.append(" / ".join(NONE if count is None else f"{count.median:,.0f}" for count in counts))
+    return row
+
+
+def _clock(log: Log, operators: Sequence[str]) -> str:
+    """How device times were taken and how far they scatter, a sentence."""
+    held = [
+        item
+        for key, item in log.measured.items()
+        if key.operator in operators and key.metric == "device_us"
+    ]
+    if not held:
+        return "No device time could be taken."
+    rounds = sorted({item.rounds for item in held})
+    several = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
+    spread = max(
+        (
+            (quantile(item.samples, 0.75) - quantile(item.samples, 0.25)) / item.median
+            for item in held
+            if item.median > 0
+        ),
+        default=0.0,
+    )
+    return (
+        "Device time of one call: a CUDA graph over rotating buffers, so that the L2 is cold; "
+        f"medians over {several} round{'s' if rounds[-1] > 1 else ''}, with an interquartile range "
+        f"of at most {spread:.1%} of the median."
+    ).replace("%", " %")
+
+
+def quantisers(logs: Sequence[Log]) -> str:
+    """Time and bandwidth of the memory-bound operators."""
+    log = newest(logs, QUANTISERS)
+    if log is None:
+        return absent("the quantisers' times")
+    lines = timed(log, QUANTISERS, (OURS,))
+    rows = [
+        [
+            f"`{line.operator}`",
+            line.fields.get("layer", NONE) + extra(line, lines),
+            " x ".join(line.fields[name] for name in ("m", "n", "k") if name in line.fields)
+            or line.case,
+            cell(log, line, OURS, "device_us", micro),
+            cell(log, line, OURS, "gbps", rate),
+            cell(log, line, OURS, "copy_fraction", percent),
+        ]
+        for line in lines
+    ]
+    said = (
+        f"{source(log)} {_clock(log, QUANTISERS)} GB/s counts each input and output byte once; "
+        "`of a copy` is the time of a plain copy of as many bytes, in the same run and cache "
+        "state, over the time taken."
+    )
+    header = ["operator", "layer", "shape", "us", "GB/s", "of a copy"]
+    return f"{said}\n\n{markdown(header, rows, left=2)}"
+
+
+def codegen(logs: Sequence[Log]) -> str:
+    """What Triton compiles for sm_90; cases that compile to the same figures share a row."""
+    held = [log for log in logs if any(_is_codegen(key) for key in log.measured)]
+    log = max(held, key=lambda log: log.age, default=None)
+    if log is None:
+        return "No log holds codegen yet: `nox -s bench` on any machine, GPU or not, makes one."
+    groups: dict[tuple[str, ...], list[Line]] = {}
+    shown = lines_where(log, _is_codegen)
+    for line in shown:
+        figures = [*(cell(log, line, OURS, name, count) for name in CODEGEN), _shapes(log, line)]
+        groups.setdefault((f"`{line.operator}`", *figures), []).append(line)
+    rows = []
+    for (operator, *figures), lines in groups.items():
+        measured = [get(log, line, OURS, "compile_s") for line in lines]
+        seconds = [item.median for item in measured if item is not None]
+        compile_s = f"{statistics.median(seconds):.2f}" if seconds else NONE
+        label = short(lines[0], shown)
+        named = label if len(lines) == 1 else f"{len(lines)} cases, such as {label}"
+        rows.append([operator, named, *figures, compile_s])
+    header = [
+        "operator",
+        "cases",
+        "registers",
+        "spills, B",
+        "shared, B",
+        "wgmma",
+        "instructions",
+        "wgmma shapes",
+        "compile, s",
+    ]
+    said = (
+        f"{source(log)} Compiled for sm_90, without a GPU, with the launcher's specialisation. "
+        "Registers are a thread's and shared memory a block's, the most of any kernel of the call; "
+        "spills (local memory a thread), wgmma and instructions (in the SASS) are summed over its "
+        "kernels. Compile time is cold, the cases' median."
+    )
+    return f"{said}\n\n{markdown(header, rows, left=2)}"
+
+
+def _shapes(log: Log, line: Line) -> str:
+    """Tile shapes of the tensor-core instructions, from the detail beside the figures."""
+    measured = get(log, line, OURS, "wgmma")
+    kernels = measured.detail.get("kernels", []) if measured else []
+    shapes = {shape.split(".")[0] for kernel in kernels for shape in kernel.get("shapes", {})}
+    return ", ".join(sorted(shapes)) or NONE
+
+
+def _is_codegen(key: Key) -> bool:
+    return key.metric in CODEGEN and key.implementation == OURS
+
+
+def launch(logs: Sequence[Log]) -> str:
+    """Host time of a call, summed up by operator: it hardly depends on the case."""
+    log = newest(logs, (*GEMM, *QUANTISERS, "wgmma"), "launch_us")
+    if log is None:
+        return absent("launch overhead")
+    groups: dict[tuple[str, str], list[Measured]] = {}
+    for key in sorted(log.measured):
+        if key.metric == "launch_us":
+            groups.setdefault((key.operator, key.implementation), []).append(log.measured[key])
+    rows = []
+    for (operator, implementation), held in groups.items():
+        medians = [item.median for item in held]
+        figures = [
+            micro(value) for value in (statistics.median(medians), min(medians), max(medians))
+        ]
+        figures[0] += f" {THROTTLED}" if any(item.throttled for item in held) else ""
+        rows.append(
+            [f"`{operator}`", NAMES.get(implementation, implementation), str(len(held)), *figures]
+        )
+    said = (
+        f"{source(log)} Host time of one warm call, from the call to its return, in microseconds: "
+        "the median of each case, then the median, least and most over the operator's cases."
+    )
+    header = ["operator", "implementation", "cases", "median", "least", "most"]
+    return f"{said}\n\n{markdown(header, rows, left=2)}"
+
+
+def roofline(logs: Sequence[Log], picture: Path) -> str:
+    """The picture's place in README.md, with what it shows in words."""
+    log = newest(logs, GEMM)
+    if log is None:
+        return absent("a roofline")
+    return (
+        "![Left: FP8 GEMM throughput over operations per byte, under the measured roofline. Right: "
+        "the quantisers' bandwidth over bytes moved, under a plain copy's.]"
+        f"({picture.as_posix()})\n\n{source(log)}"
+    )
+
+
+def machines(logs: Sequence[Log]) -> str:
+    """Every machine as it was set up, and when it was measured; a change of driver is a new row."""
+    header = [
+        "machine",
+        "GPU",
+        "driver",
+        "SM / memory clock, MHz",
+        "power limit, W",
+        "measured",
+        "logs",
+    ]
+    groups: dict[tuple[str, ...], list[Log]] = {}
+    for log in logs:
+        clocks = f"{log.fact('sm_clock_max_mhz')} / {log.fact('memory_clock_max_mhz')}"
+        gpu = log.fact("gpu") if log.fact("gpu") != "none" else f"none ({log.fact('cpu')})"
+        facts = [f"`{log.machine}`", gpu, log.fact("driver"), clocks, log.fact("power_limit_w")]
+        groups.setdefault(tuple(facts), []).append(log)
+    if not groups:
+        return "Nothing has been measured yet."
+    rows = []
+    for row, held in sorted(groups.items()):
+        days = sorted(time[:10] for log in held for time in log.times)
+        measured = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "unknown"
+        rows.append([*row, measured, str(len(held))])
+    return markdown(header, rows, left=3)
+
+
+def absent(what: str) -> str:
+    """The sentence in place of a table that has no data."""
+    return (
+        f"No log of a Hopper GPU holds {what} yet: `nox -s bench` on such a machine fills this in."
+    )
+
+
+def peers(log: Log, operator: str) -> list[str]:
+    """Implementations timed beside ours: cuBLASLt always, then the others by name."""
+    found = {
+        key.implementation
+        for key in log.measured
+        if key.operator == operator and key.metric == "device_us"
+    }
+    return ["cublaslt", *sorted(found - {OURS, "reference", "cublaslt"})]

@@ -1,0 +1,281 @@
+"""``python -m harness.sanitize [OPERATOR...]``: compute-sanitizer over a reduced set of cases.
+
+Runs memcheck, racecheck, initcheck and synccheck, each on each operator in a process of its own,
+and prints a table of tool by operator: clean, or how many errors and the first of them.  The cases
+are the edges that are small, since racecheck slows a kernel a hundredfold; a kernel with several
+configurations runs all of them, also on two multiprocessors, so that programs walk many tiles.
+
+Operands are drawn on the CPU and copied, so that torch launches no kernel of its own: what is
+reported is ours.
+
+Exit codes: 0 clean, 1 errors or a run that did not finish, 2 the command line asks for what there
+is not, 3 no compute-sanitizer or no Hopper GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks import cases, fingerprint
+from harness import _problem, doctor, exact
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from benchmarks.cases import Case
+
+TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+ERRORS = 9  # the sanitizer's exit code when it found something
+# Where the toolkit lies when it is not on the path.
+PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/cuda/bin")
+SECONDS = 600  # of one tool on one operator
+STEPS = 60  # interpreter steps of a case that is small enough
+CONFIGURED = 3  # cases on which every configuration runs, the largest of the small ones
+MULTIPROCESSORS = 2
+SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) ")
+# Lines of the sanitizer's that are not findings.
+ABOUT = re.compile(r"^=+ *$|^=+ (COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY)")
+
+
+class Finding(NamedTuple):
+    """What one tool says of one operator.  errors: None when it did not finish; first: its line."""
+
+    tool: str
+    operator: str
+    errors: int | None
+    first: str
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return self.errors == 0
+
+
+def reduced(stem: str) -> list[Case]:
+    """Small cases of ordinary numbers: what is in the data decides no address and no barrier."""
+    return [
+        case
+        for case in cases.load(stem).CASES
+        if case.interpreter_steps() <= STEPS and getattr(case, "data", "normal") == "normal"
+    ]
+
+
+def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same operands in GPU memory, strides and padding included, by plain copies of memory."""
+    import torch
+
+    def moved(tensor: torch.Tensor) -> torch.Tensor:
+        memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).cuda()
+        typed: torch.Tensor = memory.view(tensor.dtype)
+        return typed.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
+
+    return {
+        name: moved(value) if isinstance(value, torch.Tensor) else value
+        for name, value in arguments.items()
+    }
+
+
+def child(stem: str) -> None:
+    """Launch everything of one operator, once; compares nothing, so that only kernels are seen."""
+    import torch
+
+    from kernels._device import sm_limit
+
+    small = reduced(stem)
+    for case in small:
+        cases.call(cases.public("kernels", stem), on_device(case.inputs("cpu")))
+        torch.cuda.synchronize()
+    largest = sorted(small, key=lambda case: case.interpreter_steps())[-CONFIGURED:]
+    for config in exact.configurations(stem):
+        for case in largest:
+            arguments = on_device(case.inputs("cpu"))
+            out = exact.unwritten(stem, arguments)
+            with sm_limit(MULTIPROCESSORS):
+                exact.run(stem, arguments, out, config)
+            torch.cuda.synchronize()
+
+
+def find() -> str | None:
+    """Path of compute-sanitizer, or None."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    places = [*([f"{home}/bin", f"{home}/compute-sanitizer"] if home else []), *PLACES]
+    return shutil.which("compute-sanitizer") or shutil.which(
+        "compute-sanitizer", path=os.pathsep.join(places)
+    )
+
+
+def command(stem: str, tool: str | None, sanitizer: str) -> list[str]:
+    """The child alone, or under a tool."""
+    plain = [sys.executable, "-m", "harness.sanitize", "--child", stem]
+    if tool is None:
+        return plain
+    # application-only: Triton starts ptxas, which is none of the sanitizer's business.
+    options = [
+        "--tool",
+        tool,
+        "--error-exitcode",
+        str(ERRORS),
+        "--target-processes",
+        "application-only",
+    ]
+    return [sanitizer, *options, *plain]
+
+
+def environment(tool: str | None) -> dict[str, str]:
+    """Without torch's cache of memory where a tool follows what was allocated and written."""
+    found = _problem.without_interpreter()
+    if tool in ("memcheck", "initcheck"):
+        found["PYTORCH_NO_CUDA_MEMORY_CACHING"] = "1"
+    return found
+
+
+def run(stem: str, tool: str | None, sanitizer: str) -> Finding:
+    """One tool on one operator; no tool: whether the child works at all, and into Triton's cache."""
+    start, name = time.monotonic(), tool or "none"
+    try:
+        done = subprocess.run(
+            command(stem, tool, sanitizer), cwd=_problem.ROOT, env=environment(tool), text=True,
+            errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False,
+            timeout=SECONDS,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Finding(name, stem, None, f"not finished after {SECONDS} s", SECONDS)
+    seconds = time.monotonic() - start
+    if tool is None:
+        last = (done.stdout.strip().splitlines() or [""])[-1]
+        problem = f"exit code {done.returncode} without a tool: {last}"
+        return Finding(name, stem, None if done.returncode else 0, problem, seconds)
+    errors, first = verdict(done.stdout, done.returncode)
+    return Finding(tool, stem, errors, first, seconds)
+
+
+def verdict(output: str, code: int) -> tuple[int | None, str]:
+    """(errors, the first one's line) of a tool's output; None errors when it says nothing, or when
+    its exit code and its count disagree."""
+    lines = output.splitlines()
+    counts = [int(match[1]) for match in map(SUMMARY.match, lines) if match]
+    findings = [line for line in lines if line.startswith("=====") and not ABOUT.match(line)]
+    first = findings[0].lstrip("= ") if findings else ""
+    if not counts:
+        last = next((line for line in reversed(lines) if line.strip()), "nothing was printed")
+        return None, f"no summary, exit code {code}: {first or last}"
+    if counts[-1]:
+        return counts[-1], first
+    if code:
+        last = next(
+            (line for line in reversed(lines) if line.strip("= \n") and not ABOUT.match(line)), ""
+        )
+        return None, f"no error counted, yet exit code {code}: {first or last}"
+    return 0, ""
+
+
+def examine(stems: Sequence[str], tools: Sequence[str], sanitizer: str) -> list[Finding]:
+    """Every tool on every operator, with a line as each ends."""
+    found = []
+    for stem in stems:
+        bare = run(stem, None, sanitizer)
+        if not bare.clean:
+            found += [bare._replace(tool=tool) for tool in tools]
+            print(f"{stem}: {bare.first}", flush=True)
+            continue
+        for tool in tools:
+            one = run(stem, tool, sanitizer)
+            found.append(one)
+            print(f"{stem} {tool}: {said(one)} ({one.seconds:.0f} s)", flush=True)
+    return found
+
+
+def said(one: Finding) -> str:
+    """The finding in a few words."""
+    if one.clean:
+        return "clean"
+    return (
+        f"did not finish: {one.first}"
+        if one.errors is None
+        else f"{one.errors} errors: {one.first}"
+    )
+
+
+def show(found: Sequence[Finding], tools: Sequence[str]) -> None:
+    """Tool by operator."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    drawn = Table("operator", *tools)
+    for stem in dict.fromkeys(one.operator for one in found):
+        cells = [
+            next(one for one in found if (one.operator, one.tool) == (stem, tool)) for tool in tools
+        ]
+        drawn.add_row(
+            stem, *("clean" if one.clean else f"[red]{escape(said(one))}[/red]" for one in cells)
+        )
+    _problem.console().print(drawn)
+
+
+def known(tools: Sequence[str]) -> Sequence[str]:
+    """``tools``, all of them compute-sanitizer's.  Raises UsageError."""
+    unknown = sorted(set(tools) - set(TOOLS))
+    if unknown:
+        raise _problem.UsageError(
+            f"--tools: expected some of {', '.join(TOOLS)}, got {', '.join(unknown)}"
+        )
+    return tools
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m harness.sanitize", description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("operators", nargs="*", metavar="OPERATOR", help="default: all")
+    parser.add_argument(
+        "--tools", default=",".join(TOOLS), help=f"comma-separated; default {','.join(TOOLS)}"
+    )
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns the exit code."""
+    options = _options(arguments)
+    if options.child:
+        child(options.child)
+        return 0
+    try:
+        stems = [_problem.operator(text) for text in options.operators] or cases.names()
+        tools = known(options.tools.split(","))
+    except _problem.UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
+    sanitizer = find()
+    if not fingerprint.has_hopper():
+        print(
+            "sanitize needs a Hopper GPU to run the kernels on. Nothing was checked.",
+            file=sys.stderr,
+        )
+        return 3
+    if sanitizer is None:
+        print(
+            "compute-sanitizer is neither on the path nor under CUDA_HOME; it comes with the CUDA toolkit.",
+            file=sys.stderr,
+        )
+        return 3
+    doctor.require(["torch", "triton", "rich"], "sanitize")
+    print(f"{_problem.tree()}; {_problem.machine()}; {Path(sanitizer)}", flush=True)
+    found = examine(stems, tools, sanitizer)
+    show(found, tools)
+    return 0 if all(one.clean for one in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
