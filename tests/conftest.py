@@ -1,0 +1,73 @@
+"""Where the tests run: on a Hopper GPU as it is, elsewhere in Triton's interpreter, made exact."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from benchmarks.fingerprint import has_hopper
+
+HOPPER = has_hopper()
+if not HOPPER:
+    # Before any kernel is defined: Triton decides at that moment.
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import torch  # noqa: E402  (after the variable above)
+
+from harness import interpreter  # noqa: E402
+from reference_impl.wgmma import partials  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEVICE = "cuda" if HOPPER else "cpu"
+if not HOPPER:
+    interpreter.install()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "gpu: needs a Hopper GPU; skipped elsewhere")
+    config.addinivalue_line(
+        "markers", "cpu: is about Triton's interpreter; skipped on a Hopper GPU"
+    )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("gpu") and not HOPPER:
+            item.add_marker(pytest.mark.skip(reason="needs a Hopper GPU"))
+        if item.get_closest_marker("cpu") and HOPPER:
+            item.add_marker(
+                pytest.mark.skip(reason="is about the interpreter; this machine has a Hopper GPU")
+            )
+
+
+@pytest.fixture
+def device() -> str:
+    """Where operators run here: "cuda" with a Hopper GPU, else "cpu"."""
+    return DEVICE
+
+
+@pytest.fixture
+def products() -> Iterator[None]:
+    """The reference sums products as the machine does: the wgmma model on Hopper; elsewhere exactly,
+    as the interpreter of harness/interpreter.py does."""
+    with partials("hopper" if HOPPER else "exact"):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that nothing wrote reads as NaN, so that an element left out shows."""
+    fresh = torch.empty
+
+    def empty(*args: object, **kwargs: object) -> torch.Tensor:
+        out: torch.Tensor = fresh(*args, **kwargs)  # type: ignore[call-overload]
+        if out.device.type != "meta" and out.dtype.is_floating_point:
+            # All ones is NaN in every floating format here, FP8 included.
+            out.view(torch.uint8).fill_(0xFF) if out.numel() else None
+        return out
+
+    monkeypatch.setattr(torch, "empty", empty)

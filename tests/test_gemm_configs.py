@@ -1,0 +1,86 @@
+"""Every configuration that fp8_gemm's launcher can choose gives the same bits, and is chosen."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
+from benchmarks.cases.fp8_gemm import Fp8Gemm
+from benchmarks.compare import Exact, assert_equal
+from kernels._device import HOPPER_SMS
+from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose, run
+from reference_impl.fp8_gemm import fp8_gemm
+
+# Ragged in both directions; with rows of the output that TMA can store (a multiple of 16 bytes) and
+# that it cannot; one token; no channels; more than one group of row tiles.
+SMALL = (
+    Fp8Gemm(m=65, n=136, k=256),
+    Fp8Gemm(m=1, n=130, k=128, data="wide"),
+    Fp8Gemm(m=130, n=17, k=384, out="fp32", data="cancelling"),
+    Fp8Gemm(m=129, n=20, k=128, out="fp32", data="nonfinite"),
+    Fp8Gemm(m=3, n=5, k=0),
+)
+LARGE = (
+    Fp8Gemm(m=4001, n=2112, k=7168),
+    Fp8Gemm(m=129, n=577, k=1536, out="fp32", data="wide"),
+    Fp8Gemm(m=1, n=7168, k=2048, data="outlier"),
+    Fp8Gemm(m=2000, n=4104, k=512, data="cancelling"),
+)
+OPERANDS = ("x", "x_scale", "w", "w_scale")
+NAMES = ["-".join(map(str, config)) for config in CONFIGS]
+
+
+@cache
+def problem(case: Fp8Gemm, device: str) -> tuple[dict[str, Any], torch.Tensor]:
+    """Arguments and the reference's result, worked out once for all configurations."""
+    arguments = case.inputs(device)
+    return arguments, fp8_gemm(**arguments)
+
+
+def check(case: Fp8Gemm, config: Config, device: str) -> None:
+    arguments, want = problem(case, device)
+    # Poisoned: what the kernel leaves out reads as NaN.
+    out = torch.full((case.m, case.n), float("nan"), dtype=arguments["out_dtype"], device=device)
+    run(**{name: arguments[name] for name in OPERANDS}, out=out, config=config)
+    assert_equal(out, want, Exact())
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.label)
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_every_configuration_equals_the_reference(
+    config: Config, case: Fp8Gemm, device: str
+) -> None:
+    check(case, config, device)
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("case", LARGE, ids=lambda case: case.label)
+@pytest.mark.parametrize("config", CONFIGS, ids=NAMES)
+def test_and_on_large_problems(config: Config, case: Fp8Gemm, device: str) -> None:
+    check(case, config, device)
+
+
+def test_tiles_have_one_weight_scale_a_block() -> None:
+    for config in CONFIGS:
+        assert BLOCK_K % config.block_n == 0
+        assert len(set(CONFIGS)) == len(CONFIGS)
+
+
+def test_only_configurations_are_chosen() -> None:
+    sizes = sorted({1, 7, *(2**power + more for power in range(4, 18) for more in (-1, 0, 1))})
+    for m in sizes:
+        for n in sizes:
+            for sms in (1, 20, 78, 112, 114, HOPPER_SMS):
+                assert choose(m, n, sms) in CONFIGS
+
+
+def test_every_configuration_is_chosen_by_a_production_shape() -> None:
+    """One that is not is tested, compiled and read for nothing."""
+    chosen = {choose(m, n, HOPPER_SMS) for n, _ in LINEAR.values() for m in TOKENS}
+    assert chosen == set(CONFIGS)

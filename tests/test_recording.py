@@ -1,0 +1,50 @@
+"""kernels._device.recording: the launches of a call are kept, and none is made."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks import cases
+from benchmarks.compare import Exact, assert_equal
+from kernels._device import recording
+from tests.test_inputs import OPERATORS, small, tensors
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_nothing_is_launched_while_recording(stem: str, device: str) -> None:
+    """Real tensors too: the result stays as it was allocated, which conftest.py fills with NaN."""
+    function, arguments = cases.public("kernels", stem), small(stem).inputs(device)
+    before = {name: tensor.clone() for name, tensor in tensors(arguments).items()}
+    with recording() as launches:
+        got = function(**arguments)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    assert launches
+    for output in got if isinstance(got, tuple) else (got,):
+        assert output.float().isnan().all()
+    for name, tensor in tensors(arguments).items():
+        assert torch.equal(
+            tensor.contiguous().view(torch.uint8), before[name].contiguous().view(torch.uint8)
+        )
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_recording_ends_with_its_block(stem: str, device: str) -> None:
+    """Also when what is recorded raises; and another thread launches meanwhile."""
+    function, arguments = cases.public("kernels", stem), small(stem).inputs(device)
+    want = function(**arguments)
+    meanwhile: list[Any] = []
+    other = threading.Thread(target=lambda: meanwhile.append(function(**arguments)))
+    with recording() as launches:
+        other.start()
+        other.join()
+    assert launches == []
+    with pytest.raises(TypeError), recording():
+        function()
+    names = cases.load(stem).OUTPUTS
+    assert_equal(meanwhile[0], want, Exact(), names=names)
+    assert_equal(function(**arguments), want, Exact(), names=names)
