@@ -111,7 +111,7 @@ class Worker:
         case = cases.find(self.stem, task.case)
         arguments = case.inputs("cpu")
         function = cases.public("reference_impl", self.stem)
-        self.write(task, "cpu_us", samples=measure.cpu_us(lambda: cases.call(function, arguments)))
+        self.write(task, "cpu_us", samples=measure.cpu_us(cases.bind(function, arguments)))
 
     def device(self, task: Task) -> None:
         """Device time and what follows from it, after parity on the very tensors that are timed."""
@@ -144,7 +144,7 @@ class Worker:
                 raise NotImplementedError(reason)
             return lambda arguments: peer.prepare(self.stem, arguments)
         function = cases.public("kernels", self.stem)
-        return lambda arguments: lambda: cases.call(function, arguments)
+        return lambda arguments: cases.bind(function, arguments)
 
     def verify(self, task: Task, case: Case, arguments: dict[str, Any], timing: Timing) -> None:
         """The timed tensors are right: poisoned, replayed, compared, and equal in every buffer set.

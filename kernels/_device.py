@@ -1,9 +1,11 @@
 """Where kernels run and how they are launched: the one place that talks to Triton's runtime.
 
-Every launch goes through :func:`launch`.  That gives three things at once: a sentence in place of a
-traceback when there is nothing to run on, the resource limit :func:`num_sms` that a caller can lower
-to leave room for communication, and :func:`recording`, with which the very same launches are
-compiled for sm_90 on a machine without a GPU (benchmarks/codegen.py).
+Every launch is a :class:`Plan` called with tensors.  That gives four things at once: a sentence in
+place of a traceback when there is nothing to run on, the resource limit :func:`num_sms` that a caller
+can lower to leave room for communication, :func:`recording`, with which the very same launches are
+compiled for sm_90 on a machine without a GPU (benchmarks/codegen.py), and little work for the host:
+what follows from shapes, strides, dtypes and options alone is checked and worked out once for each
+:func:`layout` (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import Any
 
 import torch
 from triton import knobs
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 HOPPER = (9, 0)
 HOPPER_SMS = 132  # of every H100, H200 and H800 SXM part; assumed when compiling without a GPU
@@ -77,13 +80,106 @@ def num_sms(device: torch.device) -> int:
     return present if limit is None else min(present, limit)
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-    """Launch ``kernel`` on ``grid``, or record it.  Options are constexprs and compile options."""
-    recorder = _recorder.get()
-    if recorder is None:
-        kernel[grid](*args, **options)
-    else:
-        recorder.append(Launch(kernel, grid, args, options))
+def layout(tensors: tuple[Any, ...], *options: Any) -> tuple[Any, ...] | None:
+    """What a plan depends on: the tensors' metadata, the options and their types, the resource limit.
+
+    None where plans are not kept: on a CPU, and for arguments that are refused anyway.
+    """
+    found: list[Any] = [_sm_limit.get(), _recorder.get() is None, options, *map(type, options)]
+    try:
+        for tensor in tensors:
+            if tensor.is_cpu or tensor.is_neg():
+                return None
+            found += (tensor.dtype, tensor.shape, tensor.stride(), tensor.device)
+        key = tuple(found)
+        hash(key)
+    except (AttributeError, RuntimeError, TypeError):
+        return None  # no tensor, a sparse one, or an option of no use
+    return key
+
+
+class Plans(dict[Any, Any]):
+    """Plans by layout.  Emptied when full: a server meets new numbers of tokens for ever."""
+
+    LIMIT = 4096
+
+    def keep(self, key: Any, plan: Any) -> None:
+        """Remember ``plan`` for calls of this layout; a ``key`` of None is not remembered."""
+        if key is not None:
+            if len(self) >= self.LIMIT:
+                self.clear()
+            self[key] = plan
+
+
+class Plan:
+    """One launch with everything fixed but its tensors.
+
+    kernel: its parameters are tensors first, then ``scalars``, then ``constants``, in this order.
+    grid: programs along each axis.
+    scalars: values of the run-time parameters that are not tensors.
+    constants: constexpr parameters by name.  options: Triton's, as num_warps.
+    """
+
+    __slots__ = ("_compiled", "_fixed", "constants", "grid", "kernel", "options", "scalars")
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, ...], scalars: tuple[Any, ...],
+        constants: dict[str, Any], **options: Any,
+    ) -> None:  # fmt: skip
+        self.kernel = kernel
+        self.grid = grid
+        self.scalars = scalars
+        self.constants = constants
+        self.options = options
+        self._fixed = (*scalars, *constants.values())
+        self._compiled: dict[Any, Any] = {}
+
+    def __call__(self, device: torch.device, *tensors: Any) -> None:
+        """Launch on ``device``, or record.  tensors: torch tensors, TMA descriptors or None."""
+        recorder = _recorder.get()
+        if recorder is not None:
+            recorder.append(
+                Launch(
+                    self.kernel, self.grid, (*tensors, *self.scalars), self.constants | self.options
+                )
+            )
+        elif device.type == "cuda" and device.index != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self._launch(device, tensors)
+        else:
+            self._launch(device, tensors)
+
+    def _launch(self, device: torch.device, tensors: tuple[Any, ...]) -> None:
+        """The first time through Triton's dispatcher, which compiles; then to the compiled kernel.
+
+        Triton specialises a kernel on its scalars, which are fixed here, and on whether a pointer is
+        a multiple of 16, which is therefore part of the key.  Hooks of profilers are called by both.
+        """
+        key = (
+            device,
+            *(tensor.data_ptr() % 16 for tensor in tensors if isinstance(tensor, torch.Tensor)),
+        )
+        launcher = self._compiled.get(key)
+        if launcher is not None:
+            launcher(*tensors, *self._fixed)
+            return
+        compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants, **self.options)
+        if hasattr(compiled, "packed_metadata"):  # not so in the interpreter
+            self._compiled[key] = compiled[(*self.grid, 1, 1)[:3]]
+
+
+def blueprint(tensor: torch.Tensor, block: tuple[int, ...]) -> TensorDescriptor:
+    """A TMA descriptor for contiguous tensors like this one, checked by Triton but without data."""
+    found = TensorDescriptor(tensor, list(tensor.shape), list(tensor.stride()), list(block))
+    found.base = None
+    return found
+
+
+def describe(like: TensorDescriptor, tensor: torch.Tensor) -> TensorDescriptor:
+    """``like`` for this tensor; a constructor would check again what holds for the whole layout."""
+    made = TensorDescriptor.__new__(TensorDescriptor)
+    vars(made).update(vars(like), base=tensor)
+    return made
 
 
 def require_runnable(name: str, tensor: torch.Tensor) -> None:

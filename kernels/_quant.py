@@ -27,7 +27,10 @@ def scale_from_bits(amax_bits, amax_floor, POW2_SCALE: tl.constexpr, FLOOR: tl.c
         floor_bits = amax_floor.to(tl.float32).to(tl.int32, bitcast=True)
         amax_bits = tl.maximum(amax_bits, floor_bits)
     amax = amax_bits.to(tl.float32, bitcast=True)
-    scale = tl.div_rn(amax, tl.full(amax.shape, E4M3_MAX, tl.float32))
+    # 448 for 0 gives 1 too, and keeps zeros off the slow path of the division.
+    scale = tl.div_rn(
+        tl.where(amax_bits == 0, E4M3_MAX, amax), tl.full(amax.shape, E4M3_MAX, tl.float32)
+    )
     if POW2_SCALE:
         up = (scale.to(tl.int32, bitcast=True) + 0x007FFFFF) & INF_BITS
         scale = tl.where(amax_bits > INF_BITS, amax, up.to(tl.float32, bitcast=True))
@@ -36,7 +39,31 @@ def scale_from_bits(amax_bits, amax_floor, POW2_SCALE: tl.constexpr, FLOOR: tl.c
 
 @triton.jit
 def payload(x, scale):
-    """x / scale, IEEE division, clamped to +-448 and cast to e4m3; NaN stays NaN."""
-    q = tl.div_rn(x, scale)
+    """x / scale as IEEE division rounds it, clamped to +-448 and cast to e4m3; NaN stays NaN.
+
+    x: fp32, no larger than about 448 scale.  scale: fp32, positive, Inf or NaN; broadcast to x.
+
+    div.rn would send a whole warp down its slow path for one zero.  So: one reciprocal a group, and
+    for each element a quotient corrected twice by its exact remainder, which rounds as division does
+    (Markstein, 1990).  Both are first multiplied by the power of two that brings a normal scale to
+    [1, 2); what that underflows is below 2^-126 scale, of which e4m3 keeps the sign alone.
+    """
+    bits = scale.to(tl.int32, bitcast=True)
+    exponent = tl.minimum(tl.maximum(bits >> 23, 1), 253)
+    unit = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
+    # By Inf: 0 for what is finite and NaN for Inf, which a divisor and an inverse of 0 give as well.
+    infinite = bits == INF_BITS
+    divisor = tl.where(infinite, 0.0, scale * unit)
+    inverse = tl.where(infinite, 0.0, tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), divisor))
+
+    numerator = x * unit
+    inverse = tl.broadcast_to(inverse, x.shape)
+    minus = tl.broadcast_to(-divisor, x.shape)
+    q = numerator * inverse
+    q = tl.fma(tl.fma(q, minus, numerator), inverse, q)
+    q = tl.fma(tl.fma(q, minus, numerator), inverse, q)
+    # The remainder of -0 is +0, and so would be the quotient.
+    sign = x.to(tl.int32, bitcast=True) & -0x80000000
+    q = ((q.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | sign).to(tl.float32, bitcast=True)
     q = tl.clamp(q, -E4M3_MAX, E4M3_MAX, propagate_nan=tl.PropagateNan.ALL)
     return q.to(tl.float8e4nv)

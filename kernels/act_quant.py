@@ -13,13 +13,15 @@ import triton
 import triton.language as tl
 
 from kernels import _check
-from kernels._device import launch
+from kernels._device import Plan, Plans, layout
 from kernels._quant import magnitude_bits, payload, scale_from_bits
 
 TILE = 128
 ROWS = 32
 WARPS = 4
 INPUTS = (torch.bfloat16, torch.float16, torch.float32)
+
+_plans = Plans()
 
 
 @triton.jit
@@ -60,6 +62,20 @@ def act_quant(
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
+    key = layout((x,), pow2_scale, amax_floor)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _checked_plan(x, pow2_scale, amax_floor)
+        _plans.keep(key, plan)
+    (m, k), device = x.shape, x.device
+    q = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=device)
+    scale = torch.empty(k // TILE, (m + 3) // 4 * 4, dtype=torch.float32, device=device).T[:m]
+    if m and k:
+        plan(device, x, q, scale)
+    return q, scale
+
+
+def _checked_plan(x: torch.Tensor, pow2_scale: bool, amax_floor: float | None) -> Plan:
     _check.tensor("x", x, INPUTS, (None, None))
     _check.rows_contiguous("x", x)
     m, k = x.shape
@@ -67,14 +83,9 @@ def act_quant(
     _check.flag("pow2_scale", pow2_scale)
     _check.floor("amax_floor", amax_floor)
     _check.runnable("x", x)
-    q = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=x.device)
-    stride_scale = (m + 3) // 4 * 4
-    scale = torch.empty(k // TILE, stride_scale, dtype=torch.float32, device=x.device).T[:m]
-    if q.numel():
-        launch(
-            _act_quant_kernel, (k // TILE * triton.cdiv(m, ROWS),),
-            x, q, scale, m, k, x.stride(0), stride_scale, float(amax_floor or 0.0),
-            POW2_SCALE=pow2_scale, FLOOR=amax_floor is not None, ROWS=ROWS, TILE=TILE,
-            num_warps=WARPS,
-        )  # fmt: skip
-    return q, scale
+    return Plan(
+        _act_quant_kernel, (k // TILE * triton.cdiv(m, ROWS),),
+        (m, k, x.stride(0), (m + 3) // 4 * 4, float(amax_floor or 0.0)),
+        {"POW2_SCALE": pow2_scale, "FLOOR": amax_floor is not None, "ROWS": ROWS, "TILE": TILE},
+        num_warps=WARPS,
+    )  # fmt: skip

@@ -15,13 +15,14 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import _check
-from kernels._device import launch, num_sms
+from kernels._device import Plan, Plans, blueprint, describe, layout, num_sms
 
 BLOCK_K = 128  # the promotion interval, and the width of a 128-byte swizzle in e4m3
 OUTPUTS = (torch.bfloat16, torch.float32)
+
+_plans = Plans()
 
 
 class Config(NamedTuple):
@@ -117,10 +118,22 @@ def fp8_gemm(
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
-    _check_arguments(x, x_scale, w, w_scale, out_dtype)
-    out = torch.empty(x.shape[0], w.shape[0], dtype=out_dtype, device=x.device)
-    if out.numel():
-        run(x, x_scale, w, w_scale, out, choose(out.shape[0], out.shape[1], num_sms(x.device)))
+    key = layout((x, x_scale, w, w_scale), out_dtype)
+    plan = _plans.get(key)
+    if plan is None:
+        _check_arguments(x, x_scale, w, w_scale, out_dtype)
+    elif x.data_ptr() % 16 or w.data_ptr() % 16:
+        # The one thing that the layout does not say.
+        _check.aligned("x", x)
+        _check.aligned("w", w)
+    m, n = x.shape[0], w.shape[0]
+    out = torch.empty(m, n, dtype=out_dtype, device=x.device)
+    if plan is not None:
+        plan(x, x_scale, w, w_scale, out)
+    elif out.numel():
+        plan = GemmPlan(x, x_scale, w, w_scale, out, choose(m, n, num_sms(x.device)))
+        plan(x, x_scale, w, w_scale, out)
+        _plans.keep(key, plan)
     return out
 
 
@@ -147,28 +160,48 @@ def _check_arguments(
     _check.runnable("x", x, ("x_scale", x_scale), ("w", w), ("w_scale", w_scale))
 
 
+class GemmPlan:
+    """One launch of one configuration for tensors like these, which are not checked."""
+
+    def __init__(
+        self, x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor,
+        out: torch.Tensor, config: Config,
+    ) -> None:  # fmt: skip
+        (m, k), n = x.shape, w.shape[0]
+        self.empty = k == 0
+        if self.empty:
+            return
+        tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+        programs = min(tiles, num_sms(x.device) * config.programs_per_sm)
+        self.x = blueprint(x, (config.block_m, BLOCK_K))
+        self.w = blueprint(w, (config.block_n, BLOCK_K))
+        # TMA wants rows of a multiple of 16 bytes; without them the tile is stored the ordinary way.
+        tma_store = n * out.element_size() % 16 == 0
+        self.out = blueprint(out, (config.block_m, config.block_n)) if tma_store else None
+        self.plan = Plan(
+            _fp8_gemm_kernel, (programs,), (m, n, k, *x_scale.stride(), *w_scale.stride()),
+            {
+                "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
+                "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
+            },
+            num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+        )  # fmt: skip
+
+    def __call__(
+        self, x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor,
+        out: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """Launch into ``out``."""
+        if self.empty:
+            out.zero_()
+            return
+        store = describe(self.out, out) if self.out is not None else None
+        self.plan(x.device, describe(self.x, x), describe(self.w, w), store, out, x_scale, w_scale)
+
+
 def run(
     x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
     config: Config,
 ) -> None:  # fmt: skip
     """One launch of one configuration into ``out``; arguments are not checked."""
-    (m, k), n = x.shape, w.shape[0]
-    if k == 0:
-        out.zero_()
-        return
-    tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
-    programs = min(tiles, num_sms(x.device) * config.programs_per_sm)
-    # TMA wants rows of a multiple of 16 bytes; without them the tile is stored the ordinary way.
-    tma_store = n * out.element_size() % 16 == 0
-    store_block = [config.block_m, config.block_n]
-    launch(
-        _fp8_gemm_kernel, (programs,),
-        TensorDescriptor(x, [m, k], [k, 1], [config.block_m, BLOCK_K]),
-        TensorDescriptor(w, [n, k], [k, 1], [config.block_n, BLOCK_K]),
-        TensorDescriptor(out, [m, n], [n, 1], store_block) if tma_store else None,
-        out, x_scale, w_scale, m, n, k,
-        x_scale.stride(0), x_scale.stride(1), w_scale.stride(0), w_scale.stride(1),
-        BLOCK_M=config.block_m, BLOCK_N=config.block_n, BLOCK_K=BLOCK_K, GROUP_M=config.group_m,
-        TMA_STORE=tma_store, NUM_PROGRAMS=programs,
-        num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
-    )  # fmt: skip
+    GemmPlan(x, x_scale, w, w_scale, out, config)(x, x_scale, w, w_scale, out)

@@ -11,12 +11,14 @@ import triton
 import triton.language as tl
 
 from kernels import _check
-from kernels._device import launch
+from kernels._device import Plan, Plans, layout
 
 BLOCK = 128
 ROWS = 64
 WARPS = 4
 OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
+
+_plans = Plans()
 
 
 @triton.jit
@@ -48,6 +50,18 @@ def weight_dequant(
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
+    key = layout((q, scale), out_dtype)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _checked_plan(q, scale, out_dtype)
+        _plans.keep(key, plan)
+    out = torch.empty(q.shape, dtype=out_dtype, device=q.device)
+    if out.numel():
+        plan(q.device, q, scale, out)
+    return out
+
+
+def _checked_plan(q: torch.Tensor, scale: torch.Tensor, out_dtype: torch.dtype) -> Plan:
     _check.tensor("q", q, (torch.float8_e4m3fn,), (None, None))
     n, k = q.shape
     blocks = (triton.cdiv(n, BLOCK), triton.cdiv(k, BLOCK))
@@ -56,10 +70,7 @@ def weight_dequant(
     _check.contiguous("q", q)
     _check.contiguous("scale", scale)
     _check.runnable("q", q, ("scale", scale))
-    out = torch.empty(n, k, dtype=out_dtype, device=q.device)
-    if out.numel():
-        launch(
-            _weight_dequant_kernel, (blocks[1] * triton.cdiv(n, ROWS),),
-            q, scale, out, n, k, ROWS=ROWS, BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
-    return out
+    return Plan(
+        _weight_dequant_kernel, (blocks[1] * triton.cdiv(n, ROWS),), (n, k),
+        {"ROWS": ROWS, "BLOCK": BLOCK}, num_warps=WARPS,
+    )  # fmt: skip

@@ -11,12 +11,14 @@ import triton
 import triton.language as tl
 
 from kernels import _check
-from kernels._device import launch
+from kernels._device import Plan, Plans, layout
 from kernels._quant import magnitude_bits, payload, scale_from_bits
 
 BLOCK = 128
 WARPS = 8
 INPUTS = (torch.bfloat16, torch.float16, torch.float32)
+
+_plans = Plans()
 
 
 @triton.jit
@@ -35,7 +37,7 @@ def _weight_quant_kernel(
     w = w.to(tl.float32)
     amax_bits = tl.max(tl.max(magnitude_bits(w), axis=1), axis=0)
     scale = scale_from_bits(amax_bits, amax_floor, POW2_SCALE, FLOOR)
-    q = payload(w, tl.zeros_like(w) + scale)
+    q = payload(w, scale)
     tl.store(q_ptr + rows[:, None] * k + columns[None, :], q, mask=inside)
     tl.store(scale_ptr + tl.program_id(0), scale)
 
@@ -53,20 +55,29 @@ def weight_quant(
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
+    key = layout((w,), pow2_scale, amax_floor)
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _checked_plan(w, pow2_scale, amax_floor)
+        _plans.keep(key, plan)
+    (n, k), device = w.shape, w.device
+    q = torch.empty(n, k, dtype=torch.float8_e4m3fn, device=device)
+    scale = torch.empty(-(-n // BLOCK), -(-k // BLOCK), dtype=torch.float32, device=device)
+    if n and k:
+        plan(device, w, q, scale)
+    return q, scale
+
+
+def _checked_plan(w: torch.Tensor, pow2_scale: bool, amax_floor: float | None) -> Plan:
     _check.tensor("w", w, INPUTS, (None, None))
     _check.rows_contiguous("w", w)
     _check.flag("pow2_scale", pow2_scale)
     _check.floor("amax_floor", amax_floor)
     _check.runnable("w", w)
     n, k = w.shape
-    q = torch.empty(n, k, dtype=torch.float8_e4m3fn, device=w.device)
-    blocks = (triton.cdiv(n, BLOCK), triton.cdiv(k, BLOCK))
-    scale = torch.empty(blocks, dtype=torch.float32, device=w.device)
-    if q.numel():
-        launch(
-            _weight_quant_kernel, (blocks[0] * blocks[1],),
-            w, q, scale, n, k, w.stride(0), float(amax_floor or 0.0),
-            POW2_SCALE=pow2_scale, FLOOR=amax_floor is not None, BLOCK=BLOCK,
-            num_warps=WARPS,
-        )  # fmt: skip
-    return q, scale
+    return Plan(
+        _weight_quant_kernel, (triton.cdiv(n, BLOCK) * triton.cdiv(k, BLOCK),),
+        (n, k, w.stride(0), float(amax_floor or 0.0)),
+        {"POW2_SCALE": pow2_scale, "FLOOR": amax_floor is not None, "BLOCK": BLOCK},
+        num_warps=WARPS,
+    )  # fmt: skip

@@ -12,13 +12,15 @@ import triton
 import triton.language as tl
 
 from kernels import _check
-from kernels._device import launch
+from kernels._device import Plan, Plans, layout
 
 BLOCK_M = 64  # rows of one wgmma instruction
 BLOCK_N = 64
 WARPS = 4  # one warpgroup
 FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 LENGTHS = (32, 64, 128, 256)
+
+_plans = Plans()
 
 
 @triton.jit
@@ -47,6 +49,18 @@ def wgmma(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
 
     Raises TypeError or ValueError naming the argument.
     """
+    key = layout((x, w))
+    plan = _plans.get(key)
+    if plan is None:
+        plan = _checked_plan(x, w)
+        _plans.keep(key, plan)
+    out = torch.empty(x.shape[0], w.shape[0], dtype=torch.float32, device=x.device)
+    if out.numel():
+        plan(x.device, x, w, out)
+    return out
+
+
+def _checked_plan(x: torch.Tensor, w: torch.Tensor) -> Plan:
     _check.tensor("x", x, FP8, (None, None))
     m, k = x.shape
     _check.tensor("w", w, FP8, (None, k))
@@ -55,10 +69,7 @@ def wgmma(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     _check.contiguous("w", w)
     _check.runnable("x", x, ("w", w))
     n = w.shape[0]
-    out = torch.empty(m, n, dtype=torch.float32, device=x.device)
-    if out.numel():
-        launch(
-            _wgmma_kernel, (triton.cdiv(m, BLOCK_M), triton.cdiv(n, BLOCK_N)),
-            x, w, out, m, n, K=k, BLOCK_M=BLOCK_M, BLOCK_N=BLOCK_N, num_warps=WARPS,
-        )  # fmt: skip
-    return out
+    return Plan(
+        _wgmma_kernel, (triton.cdiv(m, BLOCK_M), triton.cdiv(n, BLOCK_N)), (m, n),
+        {"K": k, "BLOCK_M": BLOCK_M, "BLOCK_N": BLOCK_N}, num_warps=WARPS,
+    )  # fmt: skip

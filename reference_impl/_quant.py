@@ -22,7 +22,8 @@ def scale_from_amax(amax: torch.Tensor, pow2_scale: bool, amax_floor: float | No
         amax = torch.maximum(
             amax, torch.tensor(amax_floor, dtype=torch.float32, device=amax.device)
         )
-    scale = amax / E4M3_MAX
+    # By a tensor: a division by a Python number is a product with its inverse on a GPU.
+    scale = amax / torch.full_like(amax, E4M3_MAX)
     if pow2_scale:
         # On the bits, since log2 is off by an ulp near powers of two: adding all mantissa bits
         # carries into the exponent unless the mantissa was 0, and then the mantissa is cleared.

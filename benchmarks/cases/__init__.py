@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -153,7 +154,14 @@ def public(package: str, stem: str) -> Callable[..., Any]:
 
 
 def call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    """Call with the arguments the function knows; an argument it lacks must hold its default.
+    """Call with the arguments the function knows; see :func:`bind`."""
+    return bind(function, arguments)()
+
+
+def bind(function: Callable[..., Any], arguments: dict[str, Any]) -> Callable[[], Any]:
+    """A call with the arguments the function knows, which costs no more than the function itself.
+
+    An argument it lacks must hold its default.
 
     An old commit may lack a later argument.  Where the case needs that argument the old commit
     cannot be measured, which is NotImplementedError (n/a), not a failure.
@@ -164,4 +172,6 @@ def call(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     needed = {n for n in unknown if arguments[n] is not None and arguments[n] is not False}
     if needed:
         raise NotImplementedError(f"this commit has no argument {', '.join(sorted(needed))}")
-    return function(**{name: value for name, value in arguments.items() if name not in unknown})
+    return functools.partial(
+        function, **{name: value for name, value in arguments.items() if name not in unknown}
+    )
