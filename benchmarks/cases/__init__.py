@@ -20,8 +20,8 @@ commit's packages: a table inside a measured package would change its meaning fr
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import functools
+import hashlib
 import importlib
 import inspect
 import pkgutil
