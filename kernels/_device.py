@@ -103,12 +103,13 @@ class Plans(dict[Any, Any]):
 
     LIMIT = 4096
 
-    def keep(self, key: Any, plan: Any) -> None:
-        """Remember ``plan`` for calls of this layout; a ``key`` of None is not remembered."""
+    def keep(self, key: Any, plan: Any) -> Any:
+        """Remember ``plan`` for calls of this layout, unless ``key`` is None; returns the plan."""
         if key is not None:
             if len(self) >= self.LIMIT:
                 self.clear()
             self[key] = plan
+        return plan
 
 
 class Plan:

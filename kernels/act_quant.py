@@ -63,10 +63,7 @@ def act_quant(
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
     key = layout((x,), pow2_scale, amax_floor)
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _checked_plan(x, pow2_scale, amax_floor)
-        _plans.keep(key, plan)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(x, pow2_scale, amax_floor))
     (m, k), device = x.shape, x.device
     q = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=device)
     scale = torch.empty(k // TILE, (m + 3) // 4 * 4, dtype=torch.float32, device=device).T[:m]

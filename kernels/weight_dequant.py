@@ -51,10 +51,7 @@ def weight_dequant(
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
     key = layout((q, scale), out_dtype)
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _checked_plan(q, scale, out_dtype)
-        _plans.keep(key, plan)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(q, scale, out_dtype))
     out = torch.empty(q.shape, dtype=out_dtype, device=q.device)
     if out.numel():
         plan(q.device, q, scale, out)

@@ -56,10 +56,7 @@ def weight_quant(
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
     key = layout((w,), pow2_scale, amax_floor)
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _checked_plan(w, pow2_scale, amax_floor)
-        _plans.keep(key, plan)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(w, pow2_scale, amax_floor))
     (n, k), device = w.shape, w.device
     q = torch.empty(n, k, dtype=torch.float8_e4m3fn, device=device)
     scale = torch.empty(-(-n // BLOCK), -(-k // BLOCK), dtype=torch.float32, device=device)

@@ -50,10 +50,7 @@ def wgmma(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     Raises TypeError or ValueError naming the argument.
     """
     key = layout((x, w))
-    plan = _plans.get(key)
-    if plan is None:
-        plan = _checked_plan(x, w)
-        _plans.keep(key, plan)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(x, w))
     out = torch.empty(x.shape[0], w.shape[0], dtype=torch.float32, device=x.device)
     if out.numel():
         plan(x.device, x, w, out)

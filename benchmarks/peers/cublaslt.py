@@ -53,4 +53,10 @@ def prepare(operator: str, arguments: dict[str, Any]) -> Callable[[], Any]:
             swizzle_a=SwizzleType.NO_SWIZZLE, swizzle_b=SwizzleType.NO_SWIZZLE, output_dtype=out_dtype,
         )  # fmt: skip
 
+    try:
+        run()
+    except RuntimeError as error:
+        if "NOT_SUPPORTED" in str(error):
+            raise NotImplementedError(f"cuBLASLt has no algorithm for {m}x{n}x{k}") from None
+        raise
     return run
