@@ -53,6 +53,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(
             _problem.ROOT / package, root / package, ignore=shutil.ignore_patterns("__pycache__")
         )
+    shutil.copy(_problem.ROOT / ".gitignore", root)
     for arguments in (
         ["init", "-q"], ["add", "."],
         ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"],
