@@ -7,6 +7,7 @@ import triton.language as tl
 
 E4M3_MAX = tl.constexpr(448.0)
 INF_BITS = tl.constexpr(0x7F800000)
+SIGN_BIT = tl.constexpr(-0x80000000)
 
 
 @triton.jit
@@ -39,31 +40,32 @@ def scale_from_bits(amax_bits, amax_floor, POW2_SCALE: tl.constexpr, FLOOR: tl.c
 
 @triton.jit
 def payload(x, scale):
-    """x / scale as IEEE division rounds it, clamped to +-448 and cast to e4m3; NaN stays NaN.
+    """x / scale in e4m3, as IEEE division, a clamp to +-448 and a cast give it; NaN stays NaN.
 
     x: fp32, no larger than about 448 scale.  scale: fp32, positive, Inf or NaN; broadcast to x.
 
-    div.rn would send a whole warp down its slow path for one zero.  So: one reciprocal a group, and
-    for each element a quotient corrected twice by its exact remainder, which rounds as division does
-    (Markstein, 1990).  Both are first multiplied by the power of two that brings a normal scale to
-    [1, 2); what that underflows is below 2^-126 scale, of which e4m3 keeps the sign alone.
+    div.rn would send a whole warp down its slow path for one zero, and costs more than the memory
+    takes.  So: one reciprocal a group, and for each element a quotient corrected once by its exact
+    remainder.  That can miss fp32's nearest number by one, but never where e4m3 would round
+    otherwise: tests/test_quotients.py tries every divisor and quotient that come close enough.
+    Both are first multiplied by the power of two that brings a normal scale to [1, 2); what that
+    underflows is below 2^-126 scale, of which e4m3 keeps the sign alone.
     """
     bits = scale.to(tl.int32, bitcast=True)
     exponent = tl.minimum(tl.maximum(bits >> 23, 1), 253)
-    unit = ((254 - exponent) << 23).to(tl.float32, bitcast=True)
-    # By Inf: 0 for what is finite and NaN for Inf, which a divisor and an inverse of 0 give as well.
+    unit_bits = (254 - exponent) << 23
+    # By Inf: 0 for what is finite and NaN for Inf, as a divisor of 0 and an inverse of -0 give too.
     infinite = bits == INF_BITS
-    divisor = tl.where(infinite, 0.0, scale * unit)
-    inverse = tl.where(infinite, 0.0, tl.div_rn(tl.full(scale.shape, 1.0, tl.float32), divisor))
+    divisor = tl.where(infinite, 0.0, scale * unit_bits.to(tl.float32, bitcast=True))
+    inverse = tl.div_rn(tl.full(scale.shape, -1.0, tl.float32), divisor)
+    # As bits: Triton's constants know no -0.
+    inverse = tl.where(infinite, SIGN_BIT, inverse.to(tl.int32, bitcast=True))
+    inverse = tl.broadcast_to(inverse.to(tl.float32, bitcast=True), x.shape)
 
-    numerator = x * unit
-    inverse = tl.broadcast_to(inverse, x.shape)
-    minus = tl.broadcast_to(-divisor, x.shape)
+    # Numerator and inverse are negative, so that the remainder of -0, which is +0, leaves it its sign.
+    numerator = x * (unit_bits | SIGN_BIT).to(tl.float32, bitcast=True)
     q = numerator * inverse
-    q = tl.fma(tl.fma(q, minus, numerator), inverse, q)
-    q = tl.fma(tl.fma(q, minus, numerator), inverse, q)
-    # The remainder of -0 is +0, and so would be the quotient.
-    sign = x.to(tl.int32, bitcast=True) & -0x80000000
-    q = ((q.to(tl.int32, bitcast=True) & 0x7FFFFFFF) | sign).to(tl.float32, bitcast=True)
-    q = tl.clamp(q, -E4M3_MAX, E4M3_MAX, propagate_nan=tl.PropagateNan.ALL)
+    remainder = tl.fma(q, tl.broadcast_to(divisor, x.shape), numerator)
+    q = tl.fma(remainder, inverse, q)
+    # The cast saturates (cvt.rn.satfinite): it is the clamp.
     return q.to(tl.float8e4nv)

@@ -17,8 +17,8 @@ from kernels._device import Plan, Plans, layout
 from kernels._quant import magnitude_bits, payload, scale_from_bits
 
 TILE = 128
-ROWS = 32
-WARPS = 4
+ROWS = 16
+WARPS = 2
 INPUTS = (torch.bfloat16, torch.float16, torch.float32)
 
 _plans = Plans()

@@ -14,7 +14,7 @@ from kernels import _check
 from kernels._device import Plan, Plans, layout
 
 BLOCK = 128
-ROWS = 64
+ROWS = 32
 WARPS = 4
 OUTPUTS = (torch.bfloat16, torch.float16, torch.float32)
 

@@ -15,7 +15,7 @@ from kernels._device import Plan, Plans, layout
 from kernels._quant import magnitude_bits, payload, scale_from_bits
 
 BLOCK = 128
-WARPS = 8
+WARPS = 4
 INPUTS = (torch.bfloat16, torch.float16, torch.float32)
 
 _plans = Plans()
