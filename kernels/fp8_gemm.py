@@ -26,7 +26,11 @@ _plans = Plans()
 
 
 class Config(NamedTuple):
-    """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block."""
+    """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
+
+    prefetch: load the scales one k-block ahead.  flatten: fetch for the next tile before the last one
+    is stored, which costs registers and pays where tiles are short.
+    """
 
     block_m: int
     block_n: int
@@ -34,28 +38,46 @@ class Config(NamedTuple):
     stages: int
     programs_per_sm: int
     group_m: int = 8
+    prefetch: bool = False
+    flatten: bool = False
 
 
-# By the rows of the tile that M asks for, then by how many tiles N must give to fill the GPU.
 LARGE = Config(128, 128, 8, 4, 1)
-SMALL = {
-    128: Config(64, 128, 4, 4, 2),
-    64: Config(64, 64, 4, 5, 2),
-    32: Config(64, 32, 4, 6, 2),
-    16: Config(64, 16, 4, 8, 2),
-}
-CONFIGS = (LARGE, *SMALL.values())
+TALL = Config(128, 64, 4, 4, 2, prefetch=True)
+WIDE = Config(64, 128, 4, 4, 2)
+SHORT = WIDE._replace(flatten=True)
+SMALL = (
+    Config(64, 64, 4, 4, 3, prefetch=True),
+    Config(64, 32, 4, 6, 3, prefetch=True),
+    Config(64, 16, 4, 6, 4, prefetch=True),
+)
+CONFIGS = (LARGE, TALL, WIDE, SHORT, *SMALL)
 
 
-def choose(m: int, n: int, sms: int) -> Config:
-    """Configuration for an M x N output on ``sms`` multiprocessors."""
-    if m > 128 and triton.cdiv(m, 128) * triton.cdiv(n, 128) >= sms:
-        return LARGE
-    rows = triton.cdiv(m, 64)
-    for block_n in (128, 64, 32):
-        if rows * triton.cdiv(n, block_n) >= sms:
-            return SMALL[block_n]
-    return SMALL[16]
+def choose(m: int, n: int, k: int, sms: int) -> Config:
+    """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
+    tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
+    if m <= 128 or tiles < sms:
+        return _choose_small(triton.cdiv(m, 64), n, k, sms, one_row=m < 16)
+    if k <= 1536:
+        return SHORT
+    if tiles < 0.85 * triton.cdiv(tiles, sms) * sms:
+        return TALL  # the last wave of large tiles would leave too many multiprocessors idle
+    return WIDE if k <= 2048 else LARGE
+
+
+def _choose_small(rows: int, n: int, k: int, sms: int, *, one_row: bool) -> Config:
+    """The widest tile that still gives most multiprocessors one.
+
+    With a handful of tokens all programs read the same few lines of x, so fewer programs are better.
+    """
+    enough = (0.4 if one_row else 0.9) * sms
+    if (one_row or k <= 1024) and rows * triton.cdiv(n, WIDE.block_n) >= enough:
+        return WIDE
+    for config in SMALL:
+        if rows * triton.cdiv(n, config.block_n) >= enough:
+            return config
+    return SMALL[-1]
 
 
 @triton.jit
@@ -63,12 +85,12 @@ def _fp8_gemm_kernel(
     x_desc, w_desc, out_desc, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k,
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr,
+    TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, FLATTEN: tl.constexpr,
 ):  # fmt: skip
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
     k_blocks = k // BLOCK_K
-    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, NUM_PROGRAMS):
+    for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, NUM_PROGRAMS, flatten=FLATTEN):
         # GROUP_M tiles of rows by all tiles of columns before the next rows.
         group = tile // (GROUP_M * tiles_n)
         first_m = group * GROUP_M
@@ -81,12 +103,21 @@ def _fp8_gemm_kernel(
         x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
         w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if PREFETCH:
+            x_scale = tl.load(x_scale_ptrs)
+            w_scale = tl.load(w_scale_ptrs)
         for block in range(k_blocks):
+            if PREFETCH:
+                scale = x_scale * w_scale
+                following = tl.minimum(block + 1, k_blocks - 1)
+                x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
+                w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
+            else:
+                scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
+                    w_scale_ptrs + block * stride_ws_k
+                )
             x = x_desc.load([start_m, block * BLOCK_K])
             w = w_desc.load([start_n, block * BLOCK_K])
-            scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
-                w_scale_ptrs + block * stride_ws_k
-            )
             partial = tl.dot(x, w.T)
             acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
 
@@ -131,7 +162,7 @@ def fp8_gemm(
     if plan is not None:
         plan(x, x_scale, w, w_scale, out)
     elif out.numel():
-        plan = GemmPlan(x, x_scale, w, w_scale, out, choose(m, n, num_sms(x.device)))
+        plan = GemmPlan(x, x_scale, w, w_scale, out, choose(m, n, x.shape[1], num_sms(x.device)))
         plan(x, x_scale, w, w_scale, out)
         _plans.keep(key, plan)
     return out
@@ -183,6 +214,7 @@ class GemmPlan:
             {
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
+                "PREFETCH": config.prefetch, "FLATTEN": config.flatten,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip

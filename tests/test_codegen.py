@@ -48,9 +48,9 @@ def compiled(arguments: list[str], cache: Path) -> str:
 def by_configuration() -> dict[str, str]:
     """A production case of fp8_gemm for each configuration that one is chosen by, and which."""
     found: dict[Config, str] = {}
-    for layer, (n, _) in LINEAR.items():
+    for layer, (n, k) in LINEAR.items():
         for m in TOKENS:
-            config = choose(m, n, HOPPER_SMS)
+            config = choose(m, n, k, HOPPER_SMS)
             found.setdefault(config, f"layer={layer},m={m}")
     return {case: f"m64n{config.block_n}k32.f32.e4m3.e4m3" for config, case in found.items()}
 

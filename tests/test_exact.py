@@ -83,7 +83,7 @@ def test_every_configuration_is_run(monkeypatch: pytest.MonkeyPatch, device: str
     assert len(found) == 1 + len(gemm.CONFIGS)
     assert not any(one.differing for one in found)
     broken, run = gemm.CONFIGS[2], gemm.run
-    assert broken != gemm.choose(CASE.m, CASE.n, num_sms(torch.device(device)))
+    assert broken != gemm.choose(CASE.m, CASE.n, CASE.k, num_sms(torch.device(device)))
 
     @wraps(run)
     def skip_one(*args: Any, **operands: Any) -> None:

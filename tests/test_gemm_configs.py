@@ -77,10 +77,11 @@ def test_only_configurations_are_chosen() -> None:
     for m in sizes:
         for n in sizes:
             for sms in (1, 20, 78, 112, 114, HOPPER_SMS):
-                assert choose(m, n, sms) in CONFIGS
+                for k in (128, 1536, 2048, 7168):
+                    assert choose(m, n, k, sms) in CONFIGS
 
 
 def test_every_configuration_is_chosen_by_a_production_shape() -> None:
     """One that is not is tested, compiled and read for nothing."""
-    chosen = {choose(m, n, HOPPER_SMS) for n, _ in LINEAR.values() for m in TOKENS}
+    chosen = {choose(m, n, k, HOPPER_SMS) for n, k in LINEAR.values() for m in TOKENS}
     assert chosen == set(CONFIGS)

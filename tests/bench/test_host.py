@@ -33,8 +33,8 @@ def poisoned_empty() -> None:
 
 def test_choose(benchmark: BenchmarkFixture) -> None:
     """The configuration of every production shape."""
-    shapes = [(m, n) for n, _ in LINEAR.values() for m in TOKENS]
-    chosen = benchmark(lambda: [choose(m, n, HOPPER_SMS) for m, n in shapes])
+    shapes = [(m, n, k) for n, k in LINEAR.values() for m in TOKENS]
+    chosen = benchmark(lambda: [choose(m, n, k, HOPPER_SMS) for m, n, k in shapes])
     assert len(chosen) == len(shapes)
     assert set(chosen) <= set(CONFIGS)
 
