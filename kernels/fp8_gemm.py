@@ -107,18 +107,23 @@ def _fp8_gemm_kernel(
             x_scale = tl.load(x_scale_ptrs)
             w_scale = tl.load(w_scale_ptrs)
         for block in range(k_blocks):
+            # The order below is the compiler's: scales loaded before the operands, or multiplied
+            # before the product, cost up to half as much again on an H200.
             if PREFETCH:
-                scale = x_scale * w_scale
                 following = tl.minimum(block + 1, k_blocks - 1)
-                x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
-                w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
+                next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
+                next_w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
+            x = x_desc.load([start_m, block * BLOCK_K])
+            w = w_desc.load([start_n, block * BLOCK_K])
+            if PREFETCH:
+                partial = tl.dot(x, w.T)
+                scale = x_scale * w_scale
+                x_scale, w_scale = next_x_scale, next_w_scale
             else:
                 scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
                     w_scale_ptrs + block * stride_ws_k
                 )
-            x = x_desc.load([start_m, block * BLOCK_K])
-            w = w_desc.load([start_n, block * BLOCK_K])
-            partial = tl.dot(x, w.T)
+                partial = tl.dot(x, w.T)
             acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
 
         out = acc.to(out_ptr.dtype.element_ty)
