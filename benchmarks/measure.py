@@ -33,6 +33,10 @@ THROTTLE = {
 }  # fmt: skip
 
 
+# The power cap's reason stands for seconds at 1965 of 1980 MHz; that changes no figure.
+SLOWED = 0.97
+
+
 @dataclass
 class Timing:
     """samples: us of one call, one a replay.  outputs: what the last replay left, one a buffer set.
@@ -45,8 +49,12 @@ class Timing:
 
     @property
     def throttled(self) -> bool:
-        """Whether the card was slowed before or after."""
-        return bool(self.clocks.get("throttle"))
+        """Whether the card was slowed before or after: a reason stood, and the clock was down."""
+        readings = [self.clocks[when] for when in ("before", "after") if when in self.clocks]
+        return any(
+            reading["throttle"] and reading["sm_mhz"] < SLOWED * reading["sm_max_mhz"]
+            for reading in readings
+        )
 
     @property
     def median(self) -> float:
@@ -64,6 +72,7 @@ def clocks() -> dict[str, Any]:
         reasons = pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)
         return {
             "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
+            "sm_max_mhz": pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM),
             "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
             "power_w": round(pynvml.nvmlDeviceGetPowerUsage(handle) / 1000),
             "temperature_c": pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU),
