@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmarks.metrics import phase
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 SCHEMA = 1
@@ -80,6 +80,29 @@ class Writer:
 
     def append(self, kind: str, **fields: Any) -> None:
         """Append one row.  Raises ValueError when the row lacks what its kind requires."""
+        self.append_all(kind, [fields])
+
+    def append_all(self, kind: str, rows: Iterable[dict[str, Any]]) -> None:
+        """Append rows that belong together: a crash leaves all of them or none.
+
+        Raises ValueError, before anything is written, when a row lacks what its kind requires.
+        """
+        lines = b"".join(self._line(kind, fields) for fields in rows)
+        if not lines:
+            return
+        # One write of whole lines: a reader, or a second writer, never sees half of two rows.  A
+        # crash may have left a line without its end; the newline in front keeps ours whole.
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            size = os.fstat(descriptor).st_size
+            if size and os.pread(descriptor, 1, size - 1) != b"\n":
+                lines = b"\n" + lines
+            os.write(descriptor, lines)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _line(self, kind: str, fields: dict[str, Any]) -> bytes:
         missing = [name for name in REQUIRED[kind] if name not in fields]
         if missing:
             raise ValueError(f"a {kind} row needs {', '.join(missing)}")
@@ -87,18 +110,7 @@ class Writer:
         row = {
             "schema": SCHEMA, "kind": kind, "commit": self.commit, "process": self.process, "time": now,
         } | fields  # fmt: skip
-        line = json.dumps(row, allow_nan=True, separators=(",", ":")).encode() + b"\n"
-        # One write of whole lines: a reader, or a second writer, never sees half of two rows.  A
-        # crash may have left a line without its end; the newline in front keeps ours whole.
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            size = os.fstat(descriptor).st_size
-            if size and os.pread(descriptor, 1, size - 1) != b"\n":
-                line = b"\n" + line
-            os.write(descriptor, line)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return json.dumps(row, allow_nan=True, separators=(",", ":")).encode() + b"\n"
 
 
 def read(path: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:

@@ -115,7 +115,7 @@ def _run_child(
     tell(f"{stem}: {phase}")
     command = [
         sys.executable, "-P", "-c", CHILD, str(HARNESS), str(checkout), str(writer.path), writer.commit,
-        writer.process, stem, phase,
+        writer.process, stem, phase, str(os.getpid()),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {

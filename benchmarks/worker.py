@@ -1,8 +1,12 @@
-"""The child of a sweep: measures one operator's phase and appends every finished sample."""
+"""The child of a sweep: measures one operator's phase and appends every finished step."""
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
     from benchmarks.roofline import Ceilings
 
 
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
 class WrongAnswer(AssertionError):
     """An implementation disagrees with the reference; it gets no number."""
 
@@ -33,6 +40,9 @@ class Worker:
         self.phase = phase
         self.expected: dict[str, Any] = {}
         self.dead: set[tuple[str, str]] = set()
+        # Of the step at hand.  They are written together when it is done, so that a kill leaves a
+        # step whole or not begun, and no value is measured twice.
+        self.held: list[dict[str, Any]] = []
 
     def run(self) -> None:
         rows = rawlog.read(self.writer.path, print) if self.writer.path.exists() else []
@@ -40,8 +50,10 @@ class Worker:
             if (task.case, task.implementation) in self.dead:
                 continue
             print("@" + json.dumps([task.kind, task.case, task.implementation]), flush=True)
+            self.held.clear()
             try:
                 getattr(self, task.kind)(task)
+                self.writer.append_all("sample", self.held)
             except NotImplementedError as reason:
                 self.give_up(task, "n/a", str(reason))
             except Exception as error:  # noqa: BLE001  (an operator's failure is a row, not our end)
@@ -61,10 +73,11 @@ class Worker:
         )  # fmt: skip
 
     def write(self, task: Task, metric: str, **numbers: Any) -> None:
-        self.writer.append(
-            "sample", operator=self.stem, case=task.case, implementation=task.implementation,
-            metric=metric, unit=METRICS[metric].unit, round=task.round, **numbers,
-        )  # fmt: skip
+        row = {
+            "operator": self.stem, "case": task.case, "implementation": task.implementation,
+            "metric": metric, "unit": METRICS[metric].unit, "round": task.round,
+        }  # fmt: skip
+        self.held.append(row | numbers)
 
     # The steps, by their kind.
 
@@ -199,23 +212,16 @@ class Worker:
         """What this machine can do at best: a copy curve, and the tensor cores' rates."""
         from benchmarks import roofline
 
-        def write(case: str, implementation: str, metric: str, samples: list[float]) -> None:
-            self.writer.append(
-                "sample", operator=self.stem, case=case, implementation=implementation, metric=metric,
-                unit=METRICS[metric].unit, round=task.round, samples=samples,
-            )  # fmt: skip
-
         for size in roofline.COPY_BYTES:
-            write(
-                f"copy,bytes={size}",
-                "copy",
-                "gbps",
-                [size / us / 1e3 for us in roofline.copy_us(size)],
-            )
+            rates = [size / us / 1e3 for us in roofline.copy_us(size)]
+            which = task._replace(case=f"copy,bytes={size}", implementation="copy")
+            self.write(which, "gbps", samples=rates)
         flops = 2 * roofline.GEMM_SIDE**3
         for kind in ("bf16", "fp8"):
             rates = [flops / us / 1e6 for us in roofline.gemm_us(kind)]
-            write(f"{kind} {roofline.GEMM_SIDE}", "cublas", "tflops", rates)
+            case = f"{kind} {roofline.GEMM_SIDE}"
+            which = task._replace(case=case, implementation="cublas")
+            self.write(which, "tflops", samples=rates)
         self.write(task, "tflops", samples=rates)
 
 
@@ -253,13 +259,24 @@ def _is_sticky(error: Exception) -> bool:
 
 
 def main(arguments: list[str]) -> None:
-    """checkout, log, commit, process, operator, phase."""
-    checkout, log, commit, process, stem, phase = arguments
+    """checkout, log, commit, process, operator, phase, process number of the sweep."""
+    checkout, log, commit, process, stem, phase, parent = arguments
     start = time.perf_counter()
+    _end_with(int(parent))
     for package in ("kernels", "reference_impl"):
         _require_from(package, Path(checkout))
     Worker(rawlog.Writer(Path(log), commit=commit, process=process), stem, phase).run()
     print(f"{stem}: {phase}: {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process be killed when the sweep is: it must not go on measuring beside a rerun."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL):
+            raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:
+        raise SystemExit("the sweep is gone")
 
 
 def _require_from(package: str, checkout: Path) -> None:

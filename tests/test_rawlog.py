@@ -95,6 +95,20 @@ def test_a_row_that_lacks_a_field_is_not_written(writer: rawlog.Writer, path: Pa
     assert not path.exists()
 
 
+def test_rows_that_belong_together_are_written_together(
+    writer: rawlog.Writer, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = KEY._asdict() | {"unit": "us", "round": 0, "value": 1.0}
+    with pytest.raises(ValueError, match="a sample row needs unit"):
+        writer.append_all("sample", [row, {name: row[name] for name in row if name != "unit"}])
+    assert not path.exists()
+    written: list[bytes] = []
+    monkeypatch.setattr(os, "write", lambda _, data: written.append(data))
+    writer.append_all("sample", [row, row | {"round": 1}])
+    writer.append_all("sample", [])
+    assert [data.count(b"\n") for data in written] == [2]
+
+
 @pytest.mark.parametrize("kept", [1, 40])
 def test_a_cut_line_is_named_and_costs_itself_alone(
     writer: rawlog.Writer, path: Path, kept: int
