@@ -100,7 +100,7 @@ def compare(
         raise ValueError(f"names: expected {len(outputs)}, one an output, got {list(names)}")
     if magnitude is not None:
         magnitude = _spread(magnitude, outputs)
-    problem = _structure(got, expected, names)
+    problem = structure(got, expected, names)
     if problem:
         elements = sum(output.numel() for output in outputs)
         return Comparison(False, elements, math.inf, math.inf, math.inf, problem)
@@ -138,7 +138,7 @@ def differing_elements(got: Any, expected: Any) -> int:
     Raises ValueError where arity, dtype, shape, strides or kind of device differ.
     """
     outputs = _outputs(expected)
-    problem = _structure(got, expected, [f"output {index}" for index in range(len(outputs))])
+    problem = structure(got, expected, [f"output {index}" for index in range(len(outputs))])
     if problem:
         raise ValueError(problem)
     pairs = zip(_outputs(got), outputs, strict=True)
@@ -200,8 +200,9 @@ def _spread(magnitude: torch.Tensor, outputs: tuple[Any, ...]) -> torch.Tensor:
         ) from None
 
 
-def _structure(got: Any, expected: Any, names: Sequence[str]) -> str:
-    """How ``got`` differs from ``expected`` in all but the numbers; empty when it does not."""
+def structure(got: Any, expected: Any, names: Sequence[str]) -> str:
+    """How ``got`` differs from ``expected`` in all but the numbers, a sentence an output of ``names``;
+    empty when it does not."""
     results, outputs = _outputs(got), _outputs(expected)
     if isinstance(got, tuple) != isinstance(expected, tuple) or len(results) != len(outputs):
         return f"expected {_kind(expected)}, got {_kind(got)}"

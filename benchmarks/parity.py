@@ -52,6 +52,11 @@ def check(
         if not _alike(got, arguments["x"].shape[0], expected):
             return Parity(False, expected.numel(), expected.numel(), f"got {_describe(got)}")
         got = got[_rows(case, got.shape[1])]
+    if hasattr(module, "defined"):
+        problem = compare.structure(got, expected, module.OUTPUTS)
+        if problem:
+            return Parity(False, 0, 0, problem)
+        got, expected = (module.defined(arguments, outputs) for outputs in (got, expected))
     found = compare.compare(got, expected, module.TOLERANCE, names=module.OUTPUTS)
     outputs = expected if isinstance(expected, tuple) else (expected,)
     modelled = sum(output.numel() for output in outputs)

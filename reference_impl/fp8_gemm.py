@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import torch
 
+from reference_impl._fp32 import fma
 from reference_impl._quant import TILE
 from reference_impl.wgmma import wgmma
 
@@ -48,23 +49,3 @@ def fp8_gemm(
         scale = x_scale[:, block, None] * w_scale_rows[None, :, block]
         acc = fma(partial, scale, acc)
     return acc.to(out_dtype)
-
-
-def fma(a: torch.Tensor, b: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
-    """a * b + c of fp32 tensors, rounded once to fp32.
-
-    The product of two fp32 numbers is exact in float64; their sum with c is not, and rounding it to
-    float64 and then to fp32 would round twice.  So the float64 sum is rounded to odd: where it is
-    inexact its last bit is set, which no later rounding to fp32 can mistake for a tie.
-    """
-    product = a.double() * b.double()
-    addend = c.double()
-    total = product + addend
-    # Exact error of the float64 sum (Knuth's two-sum).
-    virtual = total - product
-    error = (product - (total - virtual)) + (addend - virtual)
-    bits = total.view(torch.int64)
-    # Toward the true value when the even neighbour overshot it: step down one unit in magnitude.
-    overshot = (error != 0) & ((error > 0) != (total > 0)) & (bits & 1 == 0)
-    odd = torch.where(error == 0, bits, torch.where(overshot, bits - 1, bits | 1))
-    return torch.where(total.isfinite(), odd.view(torch.float64), total).float()

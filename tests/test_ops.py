@@ -62,13 +62,17 @@ def test_cost_and_shapes(stem: str, case: Case) -> None:
     outputs = got if isinstance(got, tuple) else (got,)
     assert len(outputs) == len(cases.load(stem).OUTPUTS)
     tensors = [value for value in arguments.values() if isinstance(value, torch.Tensor)]
-    cost = case.cost()
-    assert cost.read == sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    assert cost.written == sum(tensor.numel() * tensor.element_size() for tensor in outputs)
-    if cost.flops:
+    cost, untouched = case.cost(), case.untouched()
+    assert cost.read + untouched.read == sum(map(_bytes, tensors))
+    assert cost.written + untouched.written == sum(map(_bytes, outputs))
+    if cost.flops and hasattr(case, "m"):
         m, n, k = (getattr(case, axis) for axis in "mnk")
         assert cost.flops == 2 * m * n * k
     assert case.interpreter_steps() >= 0
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
 
 
 @pytest.mark.parametrize("stem", OPERATORS)

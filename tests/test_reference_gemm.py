@@ -17,8 +17,9 @@ from hypothesis import example, given
 
 from benchmarks.cases._data import payload, scales
 from benchmarks.compare import Exact, assert_equal
+from reference_impl._fp32 import fma
 from reference_impl.act_quant import act_quant
-from reference_impl.fp8_gemm import fma, fp8_gemm
+from reference_impl.fp8_gemm import fp8_gemm
 from reference_impl.weight_quant import weight_quant
 from reference_impl.wgmma import partials
 from tests.test_reference import E4M3, INF, NAN, finished, fp32s, fused, nearest, quick

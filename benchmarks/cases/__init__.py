@@ -5,13 +5,19 @@ case file ``cases/X.py`` holds, in this order:
 
 ``class X(Case)``
     a frozen dataclass, its fields the axes of the problem in reading order, with ``inputs`` and
-    ``cost`` (and, where the default does not fit, ``interpreter_steps`` and ``runnable``);
+    ``cost`` and ``interpreter_steps`` (and ``untouched`` where some bytes are);
 ``CASES``
     production rows first, then edges;
 ``OUTPUTS``
     names of what the operator returns, in order;
 ``TOLERANCE``
-    how far two implementations may differ (:mod:`benchmarks.compare`), and why.
+    how far two implementations may differ (:mod:`benchmarks.compare`), and why;
+``against_float64``
+    ``(arguments, outputs) -> (approximate, exact)``, two tensors of one shape whose difference is the
+    error that is tracked;
+``defined``
+    ``(arguments, outputs) -> outputs``, only where some results are not defined, as the rows of
+    padding: what is left of the results when those are taken out, and what is compared.
 
 Cases live here and not beside the tests because asv imports today's ``benchmarks`` against every
 commit's packages: a table inside a measured package would change its meaning from commit to commit.
@@ -92,6 +98,11 @@ class Case:
     def cost(self) -> Cost:
         """Work of one call."""
         raise NotImplementedError
+
+    def untouched(self) -> Cost:
+        """Bytes of the operands and results that a call neither reads nor writes, as padding between
+        experts: with those of :meth:`cost` they are all bytes of the tensors."""
+        return Cost(flops=0, read=0, written=0)
 
     def interpreter_steps(self) -> int:
         """Work in Triton's interpreter, in 128x128x128 steps of about 3 ms."""
