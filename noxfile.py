@@ -83,7 +83,10 @@ def shared(session: nox.Session) -> str:
 def tests(session: nox.Session) -> None:
     """All tests; those that need a GPU, a browser or a network skip with a reason."""
     needs = ["torch", "triton", "numpy", "pytest", "hypothesis"]
-    python(session, "-m", "pytest", *session.posargs, needs=needs)
+    # A box that brings its own Python may lack xdist; a choice of tests is not worth more processes.
+    parallel = ["-n", "auto", "--dist", "loadfile", "--benchmark-disable"]
+    spread = [] if BARE or session.posargs else parallel
+    python(session, "-m", "pytest", *spread, *session.posargs, needs=needs)
 
 
 @nox.session(venv_backend="none")

@@ -22,6 +22,7 @@ from reference_impl.wgmma import partials  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+MOST_WORKERS = 8  # each imports torch; the longest file takes as long as a quarter of all
 DEVICE = "cuda" if HOPPER else "cpu"
 if not HOPPER:
     interpreter.install()
@@ -32,6 +33,11 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "cpu: is about Triton's interpreter; skipped on a Hopper GPU"
     )
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process for one GPU, whose memory the tests would else compete for; else one a core."""
+    return 0 if HOPPER else min(os.cpu_count() or 1, MOST_WORKERS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

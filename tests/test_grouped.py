@@ -13,13 +13,14 @@ from reference_impl import _grouped
 
 
 @triton.jit
-def _owners(counts_ptr, out_ptr, experts, EXPERTS: tl.constexpr):
-    row = tl.program_id(0)
+def _owners(counts_ptr, rows_ptr, out_ptr, experts, EXPERTS: tl.constexpr):
+    place = tl.program_id(0)
+    row = tl.load(rows_ptr + place)
     ends = device_code.segment_ends(counts_ptr, experts, EXPERTS)
     expert, start, end = device_code.owner(counts_ptr, ends, experts, row)
-    tl.store(out_ptr + row * 3, expert)
-    tl.store(out_ptr + row * 3 + 1, start)
-    tl.store(out_ptr + row * 3 + 2, end)
+    tl.store(out_ptr + place * 3, expert)
+    tl.store(out_ptr + place * 3 + 1, start)
+    tl.store(out_ptr + place * 3 + 2, end)
 
 
 COUNTS = ([1], [0], [128, 129, 127], [0, 0, 5], [5, 0, 0], [0, 3, 0, 0, 256], [0, 0, 0], [1] * 9)
@@ -31,18 +32,23 @@ def test_owner(counts: list[int], device: str) -> None:
     for count in counts:
         starts.append(total)
         total += -(-count // 128) * 128
-    want = []
-    for row in range(total + 2):
+    ends = [start + count for start, count in zip(starts, counts, strict=True)]
+    rows = sorted(
+        {row + step for row in (*starts, *ends, total) for step in (-1, 0, 1) if row + step >= 0}
+    )
+    held, places, got = (
+        torch.tensor(values, dtype=torch.int32, device=device)
+        for values in (counts, rows, [[-1] * 3] * len(rows))
+    )
+    _owners[(len(rows),)](
+        held, places, got, len(counts), EXPERTS=triton.next_power_of_2(len(counts))
+    )
+    for row, (expert, start, end) in zip(rows, got.tolist(), strict=True):
         own = [e for e, c in enumerate(counts) if starts[e] <= row < starts[e] + -(-c // 128) * 128]
-        want.append([own[0], starts[own[0]], starts[own[0]] + counts[own[0]]] if own else None)
-    held = torch.tensor(counts, dtype=torch.int32, device=device)
-    got = torch.zeros(total + 2, 3, dtype=torch.int32, device=device)
-    _owners[(total + 2,)](held, got, len(counts), EXPERTS=triton.next_power_of_2(len(counts)))
-    for row, line in enumerate(got.tolist()):
-        if want[row] is None:
-            assert (line[0], line[2]) == (len(counts), 0)
+        if own:
+            assert (expert, start, end) == (own[0], starts[own[0]], ends[own[0]])
         else:
-            assert line == want[row]
+            assert (expert, end) == (len(counts), 0)
 
 
 @pytest.mark.parametrize("counts", COUNTS)
