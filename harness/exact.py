@@ -80,15 +80,18 @@ def results(stem: str, arguments: dict[str, Any], *, configs: bool) -> Iterator[
     """(variant, result): the public function's, then each configuration's."""
     with poisoned():
         yield LAUNCHER, cases.call(cases.public("kernels", stem), arguments)
-    for config in configurations(stem) if configs else ():
+    for config in configurations(stem, arguments) if configs else ():
         out = fill(unwritten(stem, arguments))
         run(stem, arguments, out, config)
         yield "-".join(map(str, config)), out
 
 
-def configurations(stem: str) -> Sequence[Any]:
-    """All that the operator's launcher chooses from; empty for an operator that has but one."""
-    found: Sequence[Any] = getattr(importlib.import_module(f"kernels.{stem}"), "CONFIGS", ())
+def configurations(stem: str, arguments: dict[str, Any]) -> Sequence[Any]:
+    """Those of the launcher's that can take these arguments; none for an operator that has but one."""
+    module = importlib.import_module(f"kernels.{stem}")
+    found: Sequence[Any] = getattr(module, "CONFIGS", ())
+    if hasattr(module, "configurations"):
+        found = module.configurations(arguments["x"].shape[0])
     return found
 
 

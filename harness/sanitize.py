@@ -95,14 +95,22 @@ def child(stem: str) -> None:
     for case in small:
         cases.call(cases.public("kernels", stem), on_device(case.inputs("cpu")))
         torch.cuda.synchronize()
-    largest = sorted(small, key=lambda case: case.interpreter_steps())[-CONFIGURED:]
-    for config in exact.configurations(stem):
-        for case in largest:
-            arguments = on_device(case.inputs("cpu"))
-            out = exact.unwritten(stem, arguments)
-            with sm_limit(MULTIPROCESSORS):
-                exact.run(stem, arguments, out, config)
-            torch.cuda.synchronize()
+    for config, case in configured(stem, small):
+        arguments = on_device(case.inputs("cpu"))
+        out = exact.unwritten(stem, arguments)
+        with sm_limit(MULTIPROCESSORS):
+            exact.run(stem, arguments, out, config)
+        torch.cuda.synchronize()
+
+
+def configured(stem: str, small: Sequence[Case]) -> list[tuple[Any, Case]]:
+    """Each configuration with the largest of these cases that it can take."""
+    taking: dict[Any, list[Case]] = {}
+    working = [case for case in small if case.cost().flops]
+    for case in sorted(working, key=lambda case: case.interpreter_steps()):
+        for config in exact.configurations(stem, case.inputs("meta")):
+            taking.setdefault(config, []).append(case)
+    return [(config, case) for config, found in taking.items() for case in found[-CONFIGURED:]]
 
 
 def find() -> str | None:

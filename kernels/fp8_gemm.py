@@ -5,6 +5,7 @@ Plan: persistent programs walk output tiles in groups that share their operands 
 brings both operands into 128-byte-swizzled shared memory, several k-blocks ahead; each k-block is
 one tl.dot from zero (four wgmma instructions), promoted to fp32 registers by an explicit fma.  The
 order of the sum is the reference's for every tile shape, so all configurations agree in every bit.
+A handful of tokens has kernels of its own (kernels/_fp8_gemm_narrow.py).
 What was tried and what it gave: docs/log.md.
 """
 
@@ -15,9 +16,12 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
 
 from kernels import _check
+from kernels._cache import warm_l2
 from kernels._device import Plan, Plans, blueprint, describe, layout, num_sms
+from kernels._fp8_gemm_narrow import NARROW, TOKENS, Narrow, NarrowPlan, choose_narrow
 
 BLOCK_K = 128  # the promotion interval, and the width of a 128-byte swizzle in e4m3
 OUTPUTS = (torch.bfloat16, torch.float32)
@@ -28,8 +32,9 @@ _plans = Plans()
 class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
-    prefetch: load the scales one k-block ahead.  flatten: fetch for the next tile before the last one
-    is stored, which costs registers and pays where tiles are short.
+    prefetch: load the scales one k-block ahead, and bring those of the whole tile into the L2 first.
+    flatten: fetch for the next tile before the last one is stored, which costs registers and pays
+    where tiles are short.
     """
 
     block_m: int
@@ -41,6 +46,11 @@ class Config(NamedTuple):
     prefetch: bool = False
     flatten: bool = False
 
+    @property
+    def instruction_n(self) -> int:
+        """N of its wgmma."""
+        return self.block_n
+
 
 LARGE = Config(128, 128, 8, 4, 1)
 TALL = Config(128, 64, 4, 4, 2, prefetch=True)
@@ -51,14 +61,16 @@ SMALL = (
     Config(64, 32, 4, 6, 3, prefetch=True),
     Config(64, 16, 4, 6, 4, prefetch=True),
 )
-CONFIGS = (LARGE, TALL, WIDE, SHORT, *SMALL)
+CONFIGS: tuple[Config | Narrow, ...] = (LARGE, TALL, WIDE, SHORT, *SMALL, *NARROW)
 
 
-def choose(m: int, n: int, k: int, sms: int) -> Config:
+def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
     """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
+    if m <= TOKENS:
+        return choose_narrow(n, k, sms)
     tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
     if m <= 128 or tiles < sms:
-        return _choose_small(triton.cdiv(m, 64), n, k, sms, one_row=m < 16)
+        return _choose_small(triton.cdiv(m, 64), n, k, sms)
     if k <= 1536:
         return SHORT
     if tiles < 0.85 * triton.cdiv(tiles, sms) * sms:
@@ -66,16 +78,12 @@ def choose(m: int, n: int, k: int, sms: int) -> Config:
     return WIDE if k <= 2048 else LARGE
 
 
-def _choose_small(rows: int, n: int, k: int, sms: int, *, one_row: bool) -> Config:
-    """The widest tile that still gives most multiprocessors one.
-
-    With a handful of tokens all programs read the same few lines of x, so fewer programs are better.
-    """
-    enough = (0.4 if one_row else 0.9) * sms
-    if (one_row or k <= 1024) and rows * triton.cdiv(n, WIDE.block_n) >= enough:
+def _choose_small(rows: int, n: int, k: int, sms: int) -> Config:
+    """The widest tile that still gives most multiprocessors one."""
+    if k <= 1024 and rows * triton.cdiv(n, WIDE.block_n) >= 0.9 * sms:
         return WIDE
     for config in SMALL:
-        if rows * triton.cdiv(n, config.block_n) >= enough:
+        if rows * triton.cdiv(n, config.block_n) >= 0.9 * sms:
             return config
     return SMALL[-1]
 
@@ -86,6 +94,7 @@ def _fp8_gemm_kernel(
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, FLATTEN: tl.constexpr,
+    WARM: tl.constexpr,
 ):  # fmt: skip
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
@@ -103,6 +112,17 @@ def _fp8_gemm_kernel(
         x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
         w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        if WARM:
+            # A column of the tile's scales is a cold line or two for each k-block, and one k-block of
+            # lead is shorter than the memory's latency.
+            lanes = tl.arange(0, 128)
+            last = k_blocks - 1
+            lines: tl.constexpr = (BLOCK_M + 31) // 32
+            line_rows = tl.minimum(start_m + lanes % lines * 32, m - 1) * stride_xs_m
+            for ahead in range(0, k_blocks, 128 // lines):
+                block_of_lane = tl.minimum(ahead + lanes // lines, last)
+                warm_l2(x_scale_ptr + line_rows + block_of_lane * stride_xs_k)
+            warm_l2(w_scale_ptrs + tl.minimum(lanes * 32, last) * stride_ws_k)
         if PREFETCH:
             x_scale = tl.load(x_scale_ptrs)
             w_scale = tl.load(w_scale_ptrs)
@@ -167,7 +187,8 @@ def fp8_gemm(
     if plan is not None:
         plan(x, x_scale, w, w_scale, out)
     elif out.numel():
-        plan = GemmPlan(x, x_scale, w, w_scale, out, choose(m, n, x.shape[1], num_sms(x.device)))
+        config = choose(m, n, x.shape[1], num_sms(x.device))
+        plan = plan_for(x, x_scale, w, w_scale, out, config)
         plan(x, x_scale, w, w_scale, out)
         _plans.keep(key, plan)
     return out
@@ -197,16 +218,13 @@ def _check_arguments(
 
 
 class GemmPlan:
-    """One launch of one configuration for tensors like these, which are not checked."""
+    """Launches of one configuration for tensors like these, which are not checked."""
 
     def __init__(
         self, x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor,
         out: torch.Tensor, config: Config,
     ) -> None:  # fmt: skip
         (m, k), n = x.shape, w.shape[0]
-        self.empty = k == 0
-        if self.empty:
-            return
         tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
         programs = min(tiles, num_sms(x.device) * config.programs_per_sm)
         self.x = blueprint(x, (config.block_m, BLOCK_K))
@@ -220,6 +238,7 @@ class GemmPlan:
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
                 "PREFETCH": config.prefetch, "FLATTEN": config.flatten,
+                "WARM": config.prefetch and not knobs.runtime.interpret,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip
@@ -229,16 +248,38 @@ class GemmPlan:
         out: torch.Tensor,
     ) -> None:  # fmt: skip
         """Launch into ``out``."""
-        if self.empty:
-            out.zero_()
-            return
         store = describe(self.out, out) if self.out is not None else None
         self.plan(x.device, describe(self.x, x), describe(self.w, w), store, out, x_scale, w_scale)
 
 
+class NothingToSum:
+    """K is 0."""
+
+    def __call__(self, *tensors: torch.Tensor) -> None:
+        """Fill the last, the output."""
+        tensors[-1].zero_()
+
+
+def plan_for(
+    x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
+    config: Config | Narrow,
+) -> GemmPlan | NarrowPlan | NothingToSum:  # fmt: skip
+    """What to call with tensors like these; a narrow configuration takes up to TOKENS tokens."""
+    if x.shape[1] == 0:
+        return NothingToSum()
+    if isinstance(config, Narrow):
+        return NarrowPlan(x, x_scale, w, w_scale, config)
+    return GemmPlan(x, x_scale, w, w_scale, out, config)
+
+
+def configurations(m: int) -> list[Config | Narrow]:
+    """Those that can take M tokens."""
+    return [config for config in CONFIGS if m <= TOKENS or not isinstance(config, Narrow)]
+
+
 def run(
     x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
-    config: Config,
+    config: Config | Narrow,
 ) -> None:  # fmt: skip
     """One launch of one configuration into ``out``; arguments are not checked."""
-    GemmPlan(x, x_scale, w, w_scale, out, config)(x, x_scale, w, w_scale, out)
+    plan_for(x, x_scale, w, w_scale, out, config)(x, x_scale, w, w_scale, out)

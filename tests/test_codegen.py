@@ -21,6 +21,7 @@ from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
 from harness import _problem
 from harness import codegen as command
 from kernels._device import HOPPER_SMS, sm_limit
+from kernels._fp8_gemm_narrow import Narrow
 from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose
 from tests.test_inputs import OPERATORS, small
 
@@ -47,12 +48,12 @@ def compiled(arguments: list[str], cache: Path) -> str:
 
 def by_configuration() -> dict[str, str]:
     """A production case of fp8_gemm for each configuration that one is chosen by, and which."""
-    found: dict[Config, str] = {}
+    found: dict[Config | Narrow, str] = {}
     for layer, (n, k) in LINEAR.items():
         for m in TOKENS:
             config = choose(m, n, k, HOPPER_SMS)
             found.setdefault(config, f"layer={layer},m={m}")
-    return {case: f"m64n{config.block_n}k32.f32.e4m3.e4m3" for config, case in found.items()}
+    return {case: f"m64n{config.instruction_n}k32.f32.e4m3.e4m3" for config, case in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,8 @@ def test_gemms_use_the_tensor_core_in_their_tile(built: list[command.Built]) -> 
     }
     found = {one.case: one.kernels for one in built if one.operator == "fp8_gemm"}
     assert found.keys() == wanted.keys()
-    for case, (kernel,) in found.items():
+    for case, (kernel, *promotion) in found.items():
+        assert not any(other.wgmma for other in promotion)
         assert kernel.shapes.keys() == {wanted[case]}
         assert kernel.wgmma == kernel.shapes[wanted[case]]
         assert kernel.wgmma % (BLOCK_K // 32) == 0
@@ -192,4 +194,4 @@ def test_choices_are_configurations() -> None:
     """by_configuration() is what the test above stands on."""
     shapes = set(by_configuration().values())
     assert len(shapes) > 3
-    assert shapes <= {f"m64n{config.block_n}k32.f32.e4m3.e4m3" for config in CONFIGS}
+    assert shapes <= {f"m64n{config.instruction_n}k32.f32.e4m3.e4m3" for config in CONFIGS}

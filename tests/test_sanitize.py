@@ -12,6 +12,7 @@ import torch
 from benchmarks import cases, fingerprint
 from benchmarks.cases.fp8_gemm import Fp8Gemm
 from harness import sanitize
+from kernels import _fp8_gemm_narrow as narrow
 from kernels import fp8_gemm as gemm
 
 if TYPE_CHECKING:
@@ -89,16 +90,26 @@ def test_the_child_runs_every_case_and_every_configuration(
     if device == "cpu":
         monkeypatch.setattr(sanitize, "on_device", lambda arguments: arguments)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    kernel = Kernel()
-    monkeypatch.setattr(gemm, "_fp8_gemm_kernel", kernel)
+    wide, whole, split = Kernel(), Kernel(), Kernel()
+    monkeypatch.setattr(gemm, "_fp8_gemm_kernel", wide)
+    monkeypatch.setattr(narrow, "_narrow_kernel", whole)
+    monkeypatch.setattr(narrow, "_partials_kernel", split)
+    monkeypatch.setattr(narrow, "_promote_kernel", Kernel())
     sanitize.child("fp8_gemm")
-    ran = kernel.ran
-    whole = [case for case in sanitize.reduced("fp8_gemm") if case.cost().flops]
-    assert len(ran) == len(whole) + len(gemm.CONFIGS) * sanitize.CONFIGURED
-    tiles = {(run["BLOCK_M"], run["BLOCK_N"], run["num_warps"]) for run in ran}
-    assert tiles == {(config.block_m, config.block_n, config.warps) for config in gemm.CONFIGS}
-    looping = ran[len(whole) :]
-    most = max(config.programs_per_sm for config in gemm.CONFIGS) * sanitize.MULTIPROCESSORS
+    runs = len(wide.ran) + len(whole.ran) + len(split.ran)
+    small = sanitize.reduced("fp8_gemm")
+    filled = [case for case in small if case.cost().flops]
+    configured = [config for config, _ in sanitize.configured("fp8_gemm", small)]
+    assert set(configured) == set(gemm.CONFIGS)
+    assert runs == len(filled) + len(configured)
+    tiles = {(run["BLOCK_M"], run["BLOCK_N"], run["num_warps"]) for run in wide.ran}
+    large = [config for config in gemm.CONFIGS if isinstance(config, gemm.Config)]
+    assert tiles == {(config.block_m, config.block_n, config.warps) for config in large}
+    assert {run["SPAN"] for run in split.ran} == {
+        c.span for c in narrow.NARROW if c.span is not None
+    }
+    most = max(config.programs_per_sm for config in large) * sanitize.MULTIPROCESSORS
+    looping = wide.ran[-len(large) * sanitize.CONFIGURED :]
     assert all(run["NUM_PROGRAMS"] <= most for run in looping)
 
 

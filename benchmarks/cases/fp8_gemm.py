@@ -114,6 +114,7 @@ EDGES = (
     *(Fp8Gemm(m=m, n=256, k=256) for m in (0, 1, 7, 63, 64, 65, 128, 129)),
     *(Fp8Gemm(m=m, n=2112, k=7168, layer="q_a+kv_a") for m in (7, 129, 4001)),
     *(Fp8Gemm(m=65, n=n, k=256) for n in (0, 1, 8, 64, 129, 576)),
+    *(Fp8Gemm(m=m, n=576, k=2048) for m in (16, 17)),
     *(Fp8Gemm(m=33, n=136, k=k) for k in (0, 128, 384, 512, 640)),
     *(
         Fp8Gemm(m=65, n=192, k=384, data=data)
