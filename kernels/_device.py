@@ -154,19 +154,25 @@ class Plan:
         """The first time through Triton's dispatcher, which compiles; then to the compiled kernel.
 
         Triton specialises a kernel on its scalars, which are fixed here, and on whether a pointer is
-        a multiple of 16, which is therefore part of the key.  Hooks of profilers are called by both.
+        a multiple of 16, which is therefore part of the key.  A pointer as a number saves the launcher
+        a call of each tensor and a question to the driver.  Hooks of profilers are called by both.
         """
-        key = (
-            device,
-            *(tensor.data_ptr() % 16 for tensor in tensors if isinstance(tensor, torch.Tensor)),
-        )
-        launcher = self._compiled.get(key)
+        key: list[Any] = [device]
+        arguments: list[Any] = []
+        for tensor in tensors:
+            if isinstance(tensor, torch.Tensor):
+                pointer = tensor.data_ptr()
+                key.append(pointer % 16 == 0)
+                arguments.append(pointer)
+            else:
+                arguments.append(tensor)
+        launcher = self._compiled.get(tuple(key))
         if launcher is not None:
-            launcher(*tensors, *self._fixed)
+            launcher(*arguments, *self._fixed)
             return
         compiled = self.kernel[self.grid](*tensors, *self.scalars, **self.constants, **self.options)
         if hasattr(compiled, "packed_metadata"):  # not so in the interpreter
-            self._compiled[key] = compiled[(*self.grid, 1, 1)[:3]]
+            self._compiled[tuple(key)] = compiled[(*self.grid, 1, 1)[:3]]
 
 
 def blueprint(tensor: torch.Tensor, block: tuple[int, ...]) -> TensorDescriptor:

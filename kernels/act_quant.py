@@ -66,7 +66,9 @@ def act_quant(
     plan = _plans.get(key) or _plans.keep(key, _checked_plan(x, pow2_scale, amax_floor))
     (m, k), device = x.shape, x.device
     q = torch.empty(m, k, dtype=torch.float8_e4m3fn, device=device)
-    scale = torch.empty(k // TILE, (m + 3) // 4 * 4, dtype=torch.float32, device=device).T[:m]
+    tiles, column = k // TILE, (m + 3) // 4 * 4
+    scale = torch.empty(tiles * column, dtype=torch.float32, device=device)
+    scale = scale.as_strided((m, tiles), (1, column))
     if m and k:
         plan(device, x, q, scale)
     return q, scale
