@@ -171,7 +171,8 @@ class Worker:
 
         for output in timing.outputs:
             for tensor in output if isinstance(output, tuple) else (output,):
-                _poison(tensor)
+                if tensor is not None:
+                    _poison(tensor)
         timing.replay()
         torch.cuda.synchronize()
         got = timing.outputs[0]
