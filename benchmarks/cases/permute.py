@@ -130,10 +130,10 @@ EDGES = (
         if kind not in ("uniform", "sizes", "zipf", "local")
     ),
     Permute(t=33, h=256, e=9, k=8, routing="local"),
-    Permute(t=100, h=128, e=5, k=4, routing="sizes"),
+    Permute(t=49, h=128, e=5, k=8, routing="sizes"),
     *(
         Permute(t=9, h=h, e=8, k=k, x=x, weights=weights)
-        for h, k in ((128, 1), (1152, 3), (2176, 6))
+        for h, k in ((256, 1), (1152, 3), (2176, 6))
         for x, weights in (("e4m3", False), ("bf16", True), ("bf16", False))
     ),
     Permute(t=3, h=128, e=64, k=32),

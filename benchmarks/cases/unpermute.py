@@ -97,7 +97,7 @@ EDGES = (
         if kind not in ("uniform", "sizes", "zipf", "local")
     ),
     Unpermute(t=33, h=256, e=9, k=8, routing="local"),
-    Unpermute(t=100, h=128, e=5, k=4, routing="sizes"),
+    Unpermute(t=49, h=128, e=5, k=8, routing="sizes"),
     *(
         Unpermute(t=9, h=h, e=8, k=k, weights=weights, routing="dropped")
         for h, k in ((128, 1), (1152, 3), (2176, 6))

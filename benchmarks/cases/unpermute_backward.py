@@ -97,7 +97,7 @@ EDGES = (
         if kind not in ("uniform", "sizes", "zipf", "local")
     ),
     UnpermuteBackward(t=33, h=256, e=9, k=8, routing="local"),
-    UnpermuteBackward(t=100, h=128, e=5, k=4, routing="sizes"),
+    UnpermuteBackward(t=49, h=128, e=5, k=8, routing="sizes"),
     *(
         UnpermuteBackward(t=7, h=h, e=8, k=k, routing="dropped")
         for h, k in ((128, 1), (1152, 3), (2176, 6))
