@@ -49,9 +49,7 @@ def _permute_kernel(
         tiles = chunk * (BLOCK // TILE) + tl.arange(0, BLOCK // TILE)
         tiled = tiles < channels // TILE
         wide = tiles.to(tl.int64)
-        scale = tl.load(
-            scale_ptr + token * stride_st + wide * stride_sc, mask=tiled & routed
-        )
+        scale = tl.load(scale_ptr + token * stride_st + wide * stride_sc, mask=tiled & routed)
         tl.store(
             rows_scale_ptr + wide[None, :] * stride_rows_scale + row[:, None],
             tl.broadcast_to(scale[None, :], (TOPK, BLOCK // TILE)),
@@ -116,18 +114,16 @@ def _checked_plan(
     _check.rows_contiguous("x", x)
     tokens, channels = x.shape
     _slots.channels("x", channels)
-    others = [("slot", slot)]
     if x.dtype == torch.float8_e4m3fn:
         _check.tensor("x_scale", x_scale, (torch.float32,), (tokens, channels // TILE))
-        others.append(("x_scale", x_scale))
     elif x_scale is not None:
         raise TypeError(f"x_scale: expected None for bfloat16, got {type(x_scale).__name__}")
     _slots.slots(slot, tokens)
     _check.whole("num_rows", num_rows, 0, _slots.MAX_ROWS)
     if topk_weights is not None:
         _slots.weights(topk_weights, slot)
-        others.append(("topk_weights", topk_weights))
-    _check.runnable("x", x, *others)
+    others = {"x_scale": x_scale, "slot": slot, "topk_weights": topk_weights}
+    _check.runnable("x", x, *((name, part) for name, part in others.items() if part is not None))
     topk = slot.shape[1]
     strides = (0, 0) if x_scale is None else x_scale.stride()
     return Plan(

@@ -39,9 +39,9 @@ def _unpermute_backward_kernel(
     for start in range(0, channels, LANES):
         columns = start + tl.arange(0, LANES)
         held = columns < channels
-        grad = tl.load(
-            grad_ptr + token * stride_grad + columns, mask=held & routed, other=0.0
-        ).to(tl.float32)
+        grad = tl.load(grad_ptr + token * stride_grad + columns, mask=held & routed, other=0.0).to(
+            tl.float32
+        )
         mask = inside[:, None] & held[None, :]
         rows = tl.load(rows_ptr + row * stride_rows + columns[None, :], mask=mask, other=0.0)
         grad = tl.broadcast_to(grad[None, :], (TOPK, LANES))
@@ -53,9 +53,7 @@ def _unpermute_backward_kernel(
         acc = tl.sum(pairs, axis=2)
     total = tl.reshape(acc, (TOPK,))
     # Where there is no row, what its lanes hold is 0 times the gradient.
-    tl.store(
-        grad_weight_ptr + token * topk + places, tl.where(inside, total, 0.0), mask=listed
-    )
+    tl.store(grad_weight_ptr + token * topk + places, tl.where(inside, total, 0.0), mask=listed)
 
 
 def unpermute_backward(

@@ -1,4 +1,4 @@
-"""The gradient of ``unpermute`` with weights, out[t] = sum over k of weight[t, k] * row[t, k]:
+"""The gradient of ``unpermute`` with weights (report, equation 12, taken backward).
 
     grad_rows[slot[t, k]] = bf16(topk_weights[t, k] * grad[t])         one product in fp32, rounded
     grad_weights[t, k] = sum over channels of grad[t] * rows[slot[t, k]]

@@ -47,26 +47,19 @@ def routing(
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
-    if kind == "sizes":
-        return _sizes(tokens, experts, topk, generator)
-    if kind == "single":
-        found = _uniform(tokens, max(experts, topk), topk, generator).fill_(-1)
-        found[:, 0] = experts // 3
-        return found
-    if kind == "local":
-        found = _uniform(tokens, max(ROUTED_EXPERTS, experts), topk, generator)
-        return found.where(found < experts, -1)
+    if kind in ("sizes", "single", "local"):
+        return _few(kind, tokens, experts, topk, generator)
     spared = {"no_first": 0, "no_middle": experts // 2, "no_last": experts - 1}.get(kind)
     allowed = experts - (spared is not None)
     if topk > allowed:
         raise ValueError(f"experts: expected at least {topk} for {kind!r}, got {allowed}")
-    if kind == "same":
-        return _uniform(1, experts, topk, generator).repeat(tokens, 1)
     if kind in ("zipf", "correlated"):
         return _preferred(kind, tokens, experts, topk, generator)
-    found = _uniform(tokens, allowed, topk, generator)
+    found = _uniform(1 if kind == "same" else tokens, allowed, topk, generator)
+    if kind == "same":
+        found = found.repeat(tokens, 1)
     if spared is not None:
-        return found + (found >= spared)
+        found += (found >= spared).long()
     return _spoiled(kind, found, experts, generator)
 
 
@@ -117,10 +110,20 @@ def _spoiled(
     return found
 
 
-def _sizes(tokens: int, experts: int, topk: int, generator: torch.Generator) -> torch.Tensor:
-    """Shuffled entries, with as many for each of the first experts as GROUPS says."""
+def _few(
+    kind: str, tokens: int, experts: int, topk: int, generator: torch.Generator
+) -> torch.Tensor:
+    """The kinds that may have fewer experts than a token's list has places."""
     import torch
 
+    if kind == "single":
+        found = torch.full((tokens, topk), -1, device=generator.device)
+        found[:, 0] = experts // 3
+        return found
+    if kind == "local":
+        found = _uniform(tokens, max(ROUTED_EXPERTS, experts), topk, generator)
+        return found.where(found < experts, -1)
+    # Shuffled entries, with as many for each of the first experts as GROUPS says.
     entries = tokens * topk
     if entries < sum(GROUPS) or experts <= len(GROUPS):
         raise ValueError(
