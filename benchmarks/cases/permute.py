@@ -91,19 +91,26 @@ class Permute(Case):
 
 def defined(arguments: dict[str, Any], outputs: Any) -> Any:
     """The rows in which a slot stands, in their order."""
-    return tuple(None if part is None else part[_taken(arguments)] for part in outputs)
-
-
-def _taken(arguments: dict[str, Any]) -> Any:
     slot = arguments["slot"].flatten().long()
-    return slot[(slot >= 0) & (slot < arguments["num_rows"])].sort().values
+    taken = slot[(slot >= 0) & (slot < arguments["num_rows"])].sort().values
+    return tuple(None if part is None else rows_at(part, taken) for part in outputs)
+
+
+def rows_at(tensor: Any, rows: Any) -> Any:
+    """``tensor[rows]``; FP8 as bytes, since torch does not index it on every device."""
+    import torch
+
+    if tensor.itemsize > 1:
+        return tensor[rows]
+    return tensor.view(torch.uint8)[rows].view(tensor.dtype)
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     """(what the rows hold, their tokens): there is no error but a wrong one."""
     slot, x = arguments["slot"], arguments["x"]
     inside = slot >= 0
-    return got[0].float()[slot[inside].long()], x.float()[inside.nonzero()[:, 0]]
+    moved, tokens = slot[inside].long(), inside.nonzero()[:, 0]
+    return rows_at(got[0], moved).float(), rows_at(x, tokens).float()
 
 
 PRODUCTION = (
