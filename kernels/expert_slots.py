@@ -81,14 +81,15 @@ def _place_kernel(
         segments = (counts + (ALIGNMENT - 1)) // ALIGNMENT * ALIGNMENT
         before += tl.cumsum(segments, axis=0) - segments
     order = tl.arange(0, PAIRS)
-    earlier = order[None, :] < order[:, None]
+    # Of each pair the earlier along the first axis: its sum stays inside a thread, but for the warps.
+    earlier = order[:, None] < order[None, :]
     for start in range(0, chunk, PAIRS):
         places = first + start + order
         ids, routed = _entries(idx_ptr, places, end, experts)
         # Of entries that are no expert's the rank counts for nothing, but their 0 must not count.
         known = tl.where(routed, ids, -1)
         alike = (known[:, None] == known[None, :]) & earlier
-        slot = tl.gather(before, ids, 0) + tl.sum(alike.to(tl.int32), axis=1)
+        slot = tl.gather(before, ids, 0) + tl.sum(alike.to(tl.int32), axis=0)
         if MASKED:
             placed = routed & (slot < capacity)
             slot += ids * capacity
