@@ -262,7 +262,7 @@ def test_our_mistake_has_no_number_and_fails(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """One wrong bit in the first element, in what the replay writes.  (The last may be padding.)"""
+    """One wrong bit in the first element, in what the replay writes; the last may be padding."""
     right, case = cases.public("kernels", stem), small(stem)
 
     @wraps(right)
