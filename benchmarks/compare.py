@@ -88,7 +88,8 @@ def compare(
 ) -> Comparison:
     """Compare an operator's result with the reference's.
 
-    got, expected: a tensor, or a tuple of tensors, one of ``names`` each.
+    got, expected: a tensor, or a tuple of tensors, one of ``names`` each, None for one that there is
+    not on either side.
     magnitude: for a single output, what an error is relative to, of a shape that broadcasts to it;
     by default max(|expected|, rms(expected)).  Where it is 0 or not finite any error is infinite.
 
@@ -102,11 +103,12 @@ def compare(
         magnitude = _spread(magnitude, outputs)
     problem = structure(got, expected, names)
     if problem:
-        elements = sum(output.numel() for output in outputs)
+        elements = sum(output.numel() for output in outputs if output is not None)
         return Comparison(False, elements, math.inf, math.inf, math.inf, problem)
     parts = [
         _compare_one(name, one, other, tolerance, magnitude)
         for name, one, other in zip(names, _outputs(got), outputs, strict=True)
+        if other is not None
     ]
     return Comparison(
         ok=all(part.ok for part in parts),
@@ -142,7 +144,7 @@ def differing_elements(got: Any, expected: Any) -> int:
     if problem:
         raise ValueError(problem)
     pairs = zip(_outputs(got), outputs, strict=True)
-    return sum(_elements.difference(one, other).count for one, other in pairs)
+    return sum(_elements.difference(one, other).count for one, other in pairs if other is not None)
 
 
 def errors_against_exact(out: torch.Tensor, exact: torch.Tensor) -> tuple[float, float]:
@@ -210,6 +212,8 @@ def structure(got: Any, expected: Any, names: Sequence[str]) -> str:
     for name, one, other in zip(names, results, outputs, strict=True):
         if type(one) is not type(other):
             problems.append(f"{name}: expected {_kind(other)}, got {_kind(one)}")
+            continue
+        if other is None:
             continue
         for what, have, want in (
             ("device", one.device.type, other.device.type),

@@ -242,9 +242,11 @@ def ceilings(writer: rawlog.Writer) -> Ceilings:
 
 
 def _poison(tensor: Any) -> None:
-    """Fill with ones in every bit, NaN in every floating format."""
+    """Fill with ones in every bit, NaN in every floating format; an output may be None."""
     import torch
 
+    if tensor is None:
+        return
     flat = tensor.detach()
     if not flat.is_contiguous():
         flat = flat.t()  # scales, stored with stride 1 along their first dimension

@@ -18,6 +18,8 @@ warnings     of numpy about 0 / 0 and overflow are off inside kernels: the GPU r
 bf16         arithmetic (add, multiply, compare, tl.dot, ...) on numbers instead of on bit patterns.
 arguments    of type float are fp32 scalars, as they are on the GPU, not Python numbers.
 index        numpy 2.4 refuses what 3.6.0 does to take a scalar as a loop bound.
+masks        a comparison of scalars stays a truth value when it is spread over a tensor: it became
+             integers, which 3.9.0 then refuses as a mask.
 
 Left as they are: constants of bf16 and FP8 other than 0 (wrong or refused: convert from fp32), and
 tl.inline_asm (raises NotImplementedError).
@@ -237,6 +239,23 @@ def _replace_index() -> None:
     interpreter._patch_lang_tensor = patch
 
 
+def _masks_work() -> bool:
+    truth = Handle(np.array([True]), tl.int64)  # as a comparison of two int64 leaves it
+    spread = interpreter.interpreter_builder.create_splat(tl.block_type(tl.int1, [2]), truth)
+    return bool(spread.data.dtype == np.bool_)
+
+
+def _replace_masks() -> None:
+    original = Builder.create_splat
+
+    def create_splat(self: Any, result: Any, argument: Any) -> Any:
+        if argument.data.dtype != np.bool_:
+            return original(self, result, argument)
+        return Handle(np.full(result.shape, argument.data.item()), tl.int1)
+
+    Builder.create_splat = create_splat
+
+
 FIXES = (
     Fix("fma", _fma_works, _replace_fma),
     Fix("fp8 dot", _dot_works, _replace_dot),
@@ -244,5 +263,6 @@ FIXES = (
     Fix("maximum", _maximum_works, _replace_maximum),
     Fix("arguments", _arguments_work, _replace_arguments),
     Fix("index", _index_works, _replace_index),
+    Fix("masks", _masks_work, _replace_masks),
     Fix("warnings", _silent, _silence),
 )

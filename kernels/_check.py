@@ -81,6 +81,14 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
 
 
+def whole(name: str, value: Any, least: int, most: int) -> None:
+    """Raise TypeError or ValueError unless ``value`` is a whole number from ``least`` to ``most``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name}: expected a whole number, got {type(value).__name__}")
+    if not least <= value <= most:
+        raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+
+
 def floor(name: str, value: Any) -> None:
     """Raise TypeError or ValueError unless ``value`` is None or a positive finite number of fp32."""
     if value is None:

@@ -36,3 +36,8 @@ def rows_of_experts(counts: torch.Tensor, rows: int) -> list[torch.Tensor]:
         torch.arange(min(start, rows), min(start + count, rows), device=counts.device)
         for start, count in zip(starts, counts.tolist(), strict=False)
     ]
+
+
+def standing(slot: torch.Tensor, rows: int) -> torch.Tensor:
+    """[T, K] bool: which slots are rows of a buffer of ``rows`` rows; the others stand nowhere."""
+    return (slot >= 0) & (slot < rows)

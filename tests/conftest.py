@@ -66,14 +66,15 @@ def products() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Memory that nothing wrote reads as NaN, so that an element left out shows."""
+    """Memory that nothing wrote reads as NaN, or as a large number, so that an element left out shows."""
     fresh = torch.empty
 
     def empty(*args: object, **kwargs: object) -> torch.Tensor:
         out: torch.Tensor = fresh(*args, **kwargs)  # type: ignore[call-overload]
-        if out.device.type != "meta" and out.dtype.is_floating_point:
-            # All ones is NaN in every floating format here, FP8 included.
-            out.view(torch.uint8).fill_(0xFF) if out.numel() else None
+        if out.device.type != "meta" and out.numel() and out.dim() and out.dtype != torch.bool:
+            # All ones is NaN in every floating format here, FP8 included; as an integer it would be
+            # -1, which may be an answer.
+            out.view(torch.uint8).fill_(0xFF if out.dtype.is_floating_point else 0x7F)
         return out
 
     monkeypatch.setattr(torch, "empty", empty)

@@ -280,3 +280,16 @@ INVALID: list[tuple[str, Callable[[], Bound]]] = [
 def test_a_bound_needs_finite_limits_and_a_reason(name: str, make: Callable[[], Bound]) -> None:
     with pytest.raises(ValueError, match=f"^{name}: expected"):
         make()
+
+
+def test_a_result_may_be_missing_on_both_sides_only() -> None:
+    x = torch.arange(6.0).reshape(2, 3)
+    names = ["a", "b"]
+    found = compare((x, None), (x.clone(), None), Exact(), names=names)
+    assert found.ok
+    assert differing_elements((x, None), (x + 1, None)) == 6
+    assert not compare((x + 1, None), (x, None), Exact(), names=names).ok
+    for got, expected in (((x, None), (x, x)), ((x, x), (x, None))):
+        found = compare(got, expected, Exact(), names=names)
+        assert not found.ok
+        assert found.message.startswith("b: expected ")

@@ -12,6 +12,7 @@ import torch
 from benchmarks import cases, fingerprint
 from benchmarks.cases.act_quant import ActQuant
 from benchmarks.cases.fp8_gemm import Fp8Gemm
+from benchmarks.cases.permute import Permute
 from harness import exact
 from kernels import fp8_gemm as gemm
 from kernels._device import num_sms, recording
@@ -148,3 +149,23 @@ def test_the_command_line(
     everything = exact.chosen([], None)
     assert {stem for stem, _ in everything} == set(cases.names())
     assert all(case.bench for _, case in everything)
+
+
+def test_what_is_not_defined_is_not_compared(device: str) -> None:
+    """The padding of permute's rows; a wrong bit beside it counts, and so does another structure."""
+    case = Permute(t=9, h=256, e=8, k=3, routing="dropped")
+    arguments = case.inputs(device)
+    (found,) = exact.check("permute", case, device)
+    routed = int((arguments["slot"] >= 0).sum())
+    assert (found.differing, found.elements) == (0, routed * (256 + 2 + 1))
+    got = cases.public("kernels", "permute")(**arguments)
+    rows = got[0].view(torch.uint8)
+    rows[-1] ^= 1  # the last of 128 rows of the last segment
+    (found,) = exact.compare_all("permute", case, arguments, {"launcher": got})
+    assert not found.message
+    rows[arguments["slot"].max(), 5] ^= 1
+    (found,) = exact.compare_all("permute", case, arguments, {"launcher": got})
+    assert found.differing == 1
+    assert found.message.startswith(f"rows: 1 of {routed * 256} elements differ in bits")
+    (found,) = exact.compare_all("permute", case, arguments, {"launcher": (*got[:2], None)})
+    assert found.message == "row_weight: expected Tensor, got NoneType"

@@ -57,6 +57,15 @@ def _scalar_kernel(out_ptr, x, y):
 
 
 @triton.jit
+def _masked_kernel(x_ptr, out_ptr, limit, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    # One truth value for all, of two int64, beside one for each.
+    some = tl.load(x_ptr) < limit
+    x = tl.load(x_ptr + offsets, mask=(offsets > 0) & some, other=-1)
+    tl.store(out_ptr + offsets, x, mask=some & (offsets < BLOCK - 1))
+
+
+@triton.jit
 def _copy_tile_kernel(x_desc, out_desc, tile_ptr, row, column, M: tl.constexpr, N: tl.constexpr):
     tile = x_desc.load([row, column])
     out_desc.store([row, column], tile)
@@ -161,6 +170,13 @@ def test_float_arguments_are_fp32() -> None:
     _scalar_kernel[(1,)](out, 0.1, 0.3)
     assert out.item() == (torch.tensor(0.1) * torch.tensor(0.3)).item()
     assert out.item() != torch.tensor(0.1 * 0.3).item()
+
+
+@pytest.mark.parametrize(("limit", "want"), [(4, [-1, 1, 2, 9]), (0, [9, 9, 9, 9])])
+def test_masks_of_scalars(limit: int, want: list[int]) -> None:
+    out = torch.full((4,), 9)
+    _masked_kernel[(1,)](torch.arange(4), out, limit, BLOCK=4)
+    assert out.tolist() == want
 
 
 @pytest.mark.parametrize("dtype", [E4M3, torch.bfloat16, torch.float32])

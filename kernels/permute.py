@@ -1,0 +1,136 @@
+"""Tokens to expert order; the twin of reference_impl/permute.py.
+
+Bound: memory.  For e4m3 a token is H + H/32 bytes read once and K times as many written.
+Plan: one program takes 1024 channels of one token: its K slots, one load of 16 bytes a thread, kept in
+registers, and K stores of as many.  Programs of one token are neighbours, so that its rows are
+written together.  A token that goes nowhere is not read.  The scales of the 1024 channels go along;
+they lie R apart, and meet their neighbours of the same expert in the L2.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import _check, _slots
+from kernels._device import Plan, Plans, layout
+
+TILE = 128
+
+_plans = Plans()
+
+
+@triton.jit
+def _permute_kernel(
+    x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr,
+    num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
+    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    chunks = tl.cdiv(channels, BLOCK)
+    chunk = tl.program_id(0) % chunks
+    token = (tl.program_id(0) // chunks).to(tl.int64)
+    places = tl.arange(0, TOPK)
+    slot = tl.load(slot_ptr + token * topk + places, mask=places < topk, other=-1)
+    inside = (slot >= 0) & (slot < num_rows)
+    # One number, so that a token which goes nowhere is not read.
+    routed = tl.max(inside.to(tl.int32), axis=0) > 0
+    row = slot.to(tl.int64)
+    columns = chunk * BLOCK + tl.arange(0, BLOCK)
+    held = columns < channels
+    x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
+    tl.store(
+        rows_ptr + row[:, None] * channels + columns[None, :],
+        tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
+        mask=inside[:, None] & held[None, :],
+    )
+    if SCALES:
+        tiles = chunk * (BLOCK // TILE) + tl.arange(0, BLOCK // TILE)
+        tiled = tiles < channels // TILE
+        wide = tiles.to(tl.int64)
+        scale = tl.load(scale_ptr + token * stride_st + wide * stride_sc, mask=tiled & routed)
+        tl.store(
+            rows_scale_ptr + wide[None, :] * stride_rows_scale + row[:, None],
+            tl.broadcast_to(scale[None, :], (TOPK, BLOCK // TILE)),
+            mask=inside[:, None] & tiled[None, :],
+        )
+    if WEIGHTS:
+        once = inside & (chunk == 0)
+        weight = tl.load(weight_ptr + token * topk + places, mask=once)
+        tl.store(row_weight_ptr + row, weight, mask=once)
+
+
+def permute(
+    x: torch.Tensor,
+    x_scale: torch.Tensor | None,
+    slot: torch.Tensor,
+    num_rows: int,
+    topk_weights: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Write each token's row wherever one of its experts reads it.
+
+    x: [T, H] e4m3 or bf16, stride 1 along H; H a multiple of 128.
+    x_scale: [T, H/128] fp32, of any strides, for e4m3; None for bf16.
+    slot: [T, K] int32, contiguous, as ``expert_slots`` gives it; no row stands in it twice.
+    num_rows: R, such as ``expert_rows`` gives it.
+    topk_weights: [T, K] fp32, contiguous, or None.
+
+    Returns (rows [R, H] of x's dtype, rows_scale [R, H/128] fp32 or None without x_scale, row_weight
+    [R] fp32 or None without topk_weights).  Scales are stored as ``act_quant`` stores them: stride 1
+    along R, columns padded to a multiple of 4 rows.  A slot that is negative or at least R stands
+    nowhere; rows in which no slot stands are not written.
+
+    Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
+    """
+    given = tuple(part for part in (x, x_scale, slot, topk_weights) if part is not None)
+    key = layout(given, num_rows, x_scale is None, topk_weights is None)
+    plan = _plans.get(key) or _plans.keep(
+        key, _checked_plan(x, x_scale, slot, num_rows, topk_weights)
+    )
+    (tokens, channels), device = x.shape, x.device
+    rows = torch.empty(num_rows, channels, dtype=x.dtype, device=device)
+    rows_scale = row_weight = None
+    if x_scale is not None:
+        padded = torch.empty(
+            channels // TILE, (num_rows + 3) // 4 * 4, dtype=torch.float32, device=device
+        )
+        rows_scale = padded.T[:num_rows]
+    if topk_weights is not None:
+        row_weight = torch.empty(num_rows, dtype=torch.float32, device=device)
+    if tokens and num_rows:
+        plan(device, x, x_scale, slot, topk_weights, rows, rows_scale, row_weight)
+    return rows, rows_scale, row_weight
+
+
+def _checked_plan(
+    x: torch.Tensor,
+    x_scale: torch.Tensor | None,
+    slot: torch.Tensor,
+    num_rows: int,
+    topk_weights: torch.Tensor | None,
+) -> Plan:
+    _check.tensor("x", x, (torch.float8_e4m3fn, torch.bfloat16), (None, None))
+    _check.rows_contiguous("x", x)
+    tokens, channels = x.shape
+    _slots.channels("x", channels)
+    if x.dtype == torch.float8_e4m3fn:
+        _check.tensor("x_scale", x_scale, (torch.float32,), (tokens, channels // TILE))
+    elif x_scale is not None:
+        raise TypeError(f"x_scale: expected None for bfloat16, got {type(x_scale).__name__}")
+    _slots.slots(slot, tokens)
+    _check.whole("num_rows", num_rows, 0, _slots.MAX_ROWS)
+    if topk_weights is not None:
+        _slots.weights(topk_weights, slot)
+    others = {"x_scale": x_scale, "slot": slot, "topk_weights": topk_weights}
+    _check.runnable("x", x, *((name, part) for name, part in others.items() if part is not None))
+    topk = slot.shape[1]
+    strides = (0, 0) if x_scale is None else x_scale.stride()
+    return Plan(
+        _permute_kernel, (tokens * triton.cdiv(channels, _slots.BLOCK),),
+        (num_rows, channels, topk, x.stride(0), *strides, (num_rows + 3) // 4 * 4),
+        {
+            "SCALES": x_scale is not None, "WEIGHTS": topk_weights is not None,
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": _slots.BLOCK, "TILE": TILE,
+        }, num_warps=_slots.warps(x.dtype),
+    )  # fmt: skip
