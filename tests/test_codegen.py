@@ -6,7 +6,6 @@ so whatever compiles does so in a child process.
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 import subprocess
@@ -20,7 +19,7 @@ from benchmarks import cases, codegen
 from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
 from harness import _problem
 from harness import codegen as command
-from kernels._device import HOPPER_SMS, sm_limit
+from kernels._device import HOPPER_SMS, Plan, sm_limit
 from kernels._fp8_gemm_narrow import Narrow
 from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose
 from tests.test_inputs import OPERATORS, small
@@ -168,14 +167,15 @@ def test_what_is_launched_is_what_was_compiled_offline(
     """The public function's own launches, with real tensors, on the GPU: the same program."""
     ran: list[codegen.Compiled] = []
 
-    def launch(kernel: Any, grid: tuple[int, ...], *args: Any, **options: Any) -> None:
-        ran.append(codegen.inspect(kernel[grid](*args, **options), grid))
+    def launch(plan: Plan, device: torch.device, tensors: tuple[Any, ...]) -> None:
+        compiled = plan.kernel[plan.grid](*tensors, *plan.scalars, **plan.constants, **plan.options)
+        ran.append(codegen.inspect(compiled, plan.grid))
 
     arguments = case.inputs("cuda")
     # Offline 132 multiprocessors are assumed; a part that has fewer is given the same on both sides.
     with sm_limit(torch.cuda.get_device_properties(0).multi_processor_count):
         with monkeypatch.context() as patch:
-            patch.setattr(importlib.import_module(f"kernels.{stem}"), "launch", launch)
+            patch.setattr(Plan, "_launch", launch)
             cases.public("kernels", stem)(**arguments)
         torch.cuda.synchronize()
         offline = codegen.compile_case(stem, case)
