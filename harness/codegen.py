@@ -1,8 +1,9 @@
 """``python -m harness.codegen [OPERATOR...]``: what the compiler makes of the working tree, for sm_90.
 
 One row a kernel and configuration that the timed cases reach, each on its largest problem; ``--all``
-one a timed case; ``--case`` (a label, a part of one, or M,N,K) the problem named.  ``--sass`` prints
-the machine code of one operator's case.  Needs no GPU: Triton compiles and disassembles anywhere.
+one a timed case; ``--edges`` one a configuration that no timed case reaches; ``--case`` (a label, a
+part of one, or M,N,K) the problem named.  ``--sass`` prints the machine code of one operator's case.
+Needs no GPU: Triton compiles and disassembles anywhere.
 
 Exit codes: 0, 1 when something does not compile, 2 when the command line asks for what there is not.
 """
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from benchmarks.cases import Case
 
+EDGES = "*"
 HASH = 8  # characters of a hash that tell kernels apart on a screen
 
 
@@ -52,8 +54,8 @@ def build(stem: str, case: Case) -> Built:
 def elsewhere(problems: Iterable[tuple[str, str]]) -> subprocess.Popen[str]:
     """Start compiling (operator, case) pairs in a process of its own, for :func:`collect`.
 
-    An empty case stands for those that the table without options has.  Kernels that Triton
-    interprets cannot be compiled in the same process.
+    An empty case stands for those that the table without options has, EDGES for those of ``--edges``.
+    Kernels that Triton interprets cannot be compiled in the same process.
     """
     pairs = [f"{stem}:{case}" for stem, case in problems]
     command = [sys.executable, "-m", "harness.codegen", "--json", *pairs]
@@ -82,12 +84,23 @@ def timed(stem: str) -> list[Case]:
 
 def distinct(stem: str) -> list[Case]:
     """For each configuration that the timed cases reach, the largest of them."""
+    return list(_largest(stem, timed(stem)).values())
+
+
+def edges(stem: str) -> list[Case]:
+    """For each configuration that other cases reach and timed ones do not, the largest of them."""
+    known = _largest(stem, timed(stem))
+    found = _largest(stem, cases.load(stem).CASES)
+    return [case for configuration, case in found.items() if configuration not in known]
+
+
+def _largest(stem: str, of: Iterable[Case]) -> dict[tuple[Any, ...], Case]:
     largest: dict[tuple[Any, ...], Case] = {}
-    for case in timed(stem):
+    for case in of:
         key = _configuration(stem, case)
         if key not in largest or _work(case) > _work(largest[key]):
             largest[key] = case
-    return list(largest.values())
+    return largest
 
 
 def _work(case: Case) -> int:
@@ -173,11 +186,14 @@ def _chosen(options: argparse.Namespace) -> list[tuple[str, Case]]:
         return [(stems[0], _problem.find(stems[0], text)) for text in options.case]
     if options.sass:
         return [(stems[0], max(timed(stems[0]), key=_work))]
-    return [(stem, case) for stem in stems for case in (timed if options.all else distinct)(stem)]
+    which = timed if options.all else edges if options.edges else distinct
+    return [(stem, case) for stem in stems for case in which(stem)]
 
 
 def _asked(stem: str, case: str) -> list[tuple[str, Case]]:
     """One argument of :func:`elsewhere`."""
+    if case == EDGES:
+        return [(stem, one) for one in edges(stem)]
     found = [_problem.find(stem, case)] if case else distinct(stem)
     return [(stem, one) for one in found]
 
@@ -203,6 +219,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("operators", nargs="*", metavar="OPERATOR", help="default: all")
     parser.add_argument("--case", action="append", help="a label, a part of one, or M,N,K")
     parser.add_argument("--all", action="store_true", help="every timed case")
+    parser.add_argument("--edges", action="store_true", help="what only untimed cases reach")
     parser.add_argument("--sass", action="store_true", help="print the machine code instead")
     # For :func:`elsewhere`: operators are OPERATOR:CASE, and a line of JSON a case comes back.
     parser.add_argument("--json", action="store_true", help=argparse.SUPPRESS)

@@ -65,8 +65,9 @@ def _place_kernel(
     before = tl.zeros([EXPERTS], tl.int32)
     counts = tl.zeros([EXPERTS], tl.int32)
     if ALONE:
-        ids, routed = _entries(idx_ptr, first + tl.arange(0, PIECE), end, experts)
-        counts += tl.histogram(ids, EXPERTS, mask=routed)
+        # Not ``ids``: the loop below has those, of another shape, and Triton a type for each name.
+        every, known = _entries(idx_ptr, first + tl.arange(0, PIECE), end, experts)
+        counts += tl.histogram(every, EXPERTS, mask=known)
     else:
         for start in range(0, chunks, ROWS):
             rows = start + tl.arange(0, ROWS)
@@ -87,8 +88,8 @@ def _place_kernel(
         places = first + start + order
         ids, routed = _entries(idx_ptr, places, end, experts)
         # Of entries that are no expert's the rank counts for nothing, but their 0 must not count.
-        known = tl.where(routed, ids, -1)
-        alike = (known[:, None] == known[None, :]) & earlier
+        own_ids = tl.where(routed, ids, -1)
+        alike = (own_ids[:, None] == own_ids[None, :]) & earlier
         slot = tl.gather(before, ids, 0) + tl.sum(alike.to(tl.int32), axis=0)
         if MASKED:
             placed = routed & (slot < capacity)
