@@ -1,10 +1,13 @@
 """Tokens to expert order; the twin of reference_impl/permute.py.
 
 Bound: memory.  For e4m3 a token is H + H/32 bytes read once and K times as many written.
-Plan: one program takes 1024 channels of one token: its K slots, one load of 16 bytes a thread, kept in
-registers, and K stores of as many.  Programs of one token are neighbours, so that its rows are
-written together.  A token that goes nowhere is not read.  The scales of the 1024 channels go along;
-they lie R apart, and meet their neighbours of the same expert in the L2.
+Plan: one program takes one token: its K slots, its channels by 16 bytes a load, kept in registers, and
+K stores of as many.  For few tokens one takes 1024 channels, since there are not enough tokens to fill
+the GPU; programs of one token are neighbours.  A token that goes nowhere is not read.
+
+The scales of a row lie R apart: 4 bytes in each of H/128 sectors of 32, a quarter more writes than the
+payload's.  So for many tokens they go in two steps.  The first writes the token of each row, and the
+scales token by token; the second takes rows in their order, and writes sectors whole.
 """
 
 from __future__ import annotations
@@ -18,15 +21,20 @@ from kernels._device import Plan, Plans, layout
 
 TILE = 128
 
+MANY = 1024  # tokens that fill the GPU by themselves
+WHOLE = 8192  # channels of one program then, at most
+ROWS = 32  # of one program of the second step
+TILES = 8  # of these at a time: a sector of what the first step wrote
+
 _plans = Plans()
 
 
 @triton.jit
 def _permute_kernel(
-    x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr,
+    x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr, token_ptr,
     num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
-    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr,
-    TILE: tl.constexpr,
+    SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
@@ -43,22 +51,42 @@ def _permute_kernel(
     tl.store(
         rows_ptr + row[:, None] * channels + columns[None, :],
         tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
-        mask=inside[:, None] & held[None, :],
-    )
+        mask=inside[:, None] & held[None, :], cache_modifier=".cs",  # not read again soon
+    )  # fmt: skip
     if SCALES:
         tiles = chunk * (BLOCK // TILE) + tl.arange(0, BLOCK // TILE)
         tiled = tiles < channels // TILE
         wide = tiles.to(tl.int64)
         scale = tl.load(scale_ptr + token * stride_st + wide * stride_sc, mask=tiled & routed)
-        tl.store(
-            rows_scale_ptr + wide[None, :] * stride_rows_scale + row[:, None],
-            tl.broadcast_to(scale[None, :], (TOPK, BLOCK // TILE)),
-            mask=inside[:, None] & tiled[None, :],
-        )
+        if TWO_STEPS:
+            tl.store(rows_scale_ptr + token * (channels // TILE) + wide, scale, mask=tiled & routed)
+            here = tl.broadcast_to(token.to(tl.int32), (TOPK,))
+            tl.store(token_ptr + row, here, mask=inside & (chunk == 0))
+        else:
+            tl.store(
+                rows_scale_ptr + wide[None, :] * stride_rows_scale + row[:, None],
+                tl.broadcast_to(scale[None, :], (TOPK, BLOCK // TILE)),
+                mask=inside[:, None] & tiled[None, :],
+            )
     if WEIGHTS:
         once = inside & (chunk == 0)
         weight = tl.load(weight_ptr + token * topk + places, mask=once)
         tl.store(row_weight_ptr + row, weight, mask=once)
+
+
+@triton.jit
+def _scales_kernel(
+    scale_ptr, token_ptr, rows_scale_ptr, num_rows, tiles, stride_rows_scale,
+    ROWS: tl.constexpr, TILES: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    token = tl.load(token_ptr + row, mask=row < num_rows, other=-1).to(tl.int64)
+    for start in range(0, tiles, TILES):
+        tile = start + tl.arange(0, TILES)
+        mask = (token >= 0)[:, None] & (tile < tiles)[None, :]
+        scale = tl.load(scale_ptr + token[:, None] * tiles + tile[None, :], mask=mask)
+        wide = tile.to(tl.int64)[None, :]
+        tl.store(rows_scale_ptr + wide * stride_rows_scale + row[:, None], scale, mask=mask)
 
 
 def permute(
@@ -103,13 +131,38 @@ def permute(
     return rows, rows_scale, row_weight
 
 
+class PermutePlan:
+    """The launch that moves the rows and, for many tokens with scales, the one that moves these."""
+
+    def __init__(self, move: Plan, scales: Plan | None, tokens: int, tiles: int) -> None:
+        self.move = move
+        self.scales = scales
+        self.tokens = tokens
+        self.tiles = tiles
+
+    def __call__(
+        self, device: torch.device, x: torch.Tensor, x_scale: torch.Tensor | None,
+        slot: torch.Tensor, topk_weights: torch.Tensor | None, rows: torch.Tensor,
+        rows_scale: torch.Tensor | None, row_weight: torch.Tensor | None,
+    ) -> None:  # fmt: skip
+        """Launch into ``rows``, ``rows_scale`` and ``row_weight``."""
+        operands = (x, x_scale, slot, topk_weights, rows)
+        if self.scales is None:
+            self.move(device, *operands, rows_scale, row_weight, None)
+            return
+        by_token = torch.empty(self.tokens, self.tiles, dtype=torch.float32, device=device)
+        token = torch.full((rows.shape[0],), -1, dtype=torch.int32, device=device)
+        self.move(device, *operands, by_token, row_weight, token)
+        self.scales(device, by_token, token, rows_scale)
+
+
 def _checked_plan(
     x: torch.Tensor,
     x_scale: torch.Tensor | None,
     slot: torch.Tensor,
     num_rows: int,
     topk_weights: torch.Tensor | None,
-) -> Plan:
+) -> PermutePlan:
     _check.tensor("x", x, (torch.float8_e4m3fn, torch.bfloat16), (None, None))
     _check.rows_contiguous("x", x)
     tokens, channels = x.shape
@@ -124,13 +177,34 @@ def _checked_plan(
         _slots.weights(topk_weights, slot)
     others = {"x_scale": x_scale, "slot": slot, "topk_weights": topk_weights}
     _check.runnable("x", x, *((name, part) for name, part in others.items() if part is not None))
-    topk = slot.shape[1]
+    return _plan_of(x, x_scale, slot, num_rows, topk_weights)
+
+
+def _plan_of(
+    x: torch.Tensor,
+    x_scale: torch.Tensor | None,
+    slot: torch.Tensor,
+    num_rows: int,
+    topk_weights: torch.Tensor | None,
+) -> PermutePlan:
+    (tokens, channels), topk = x.shape, slot.shape[1]
+    many = tokens >= MANY
+    block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
+    padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
-    return Plan(
-        _permute_kernel, (tokens * triton.cdiv(channels, _slots.BLOCK),),
-        (num_rows, channels, topk, x.stride(0), *strides, (num_rows + 3) // 4 * 4),
+    move = Plan(
+        _permute_kernel, (tokens * triton.cdiv(channels, block),),
+        (num_rows, channels, topk, x.stride(0), *strides, padded),
         {
-            "SCALES": x_scale is not None, "WEIGHTS": topk_weights is not None,
-            "TOPK": triton.next_power_of_2(topk), "BLOCK": _slots.BLOCK, "TILE": TILE,
-        }, num_warps=_slots.warps(x.dtype),
+            "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE,
+        }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))),
     )  # fmt: skip
+    tiles = channels // TILE
+    scales = None
+    if many and x_scale is not None:
+        scales = Plan(
+            _scales_kernel, (triton.cdiv(num_rows, ROWS),), (num_rows, tiles, padded),
+            {"ROWS": ROWS, "TILES": TILES}, num_warps=4,
+        )  # fmt: skip
+    return PermutePlan(move, scales, tokens, tiles)

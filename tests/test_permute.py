@@ -10,6 +10,8 @@ import torch
 from benchmarks.cases._routing import buffer_rows, place, routing
 from benchmarks.cases.permute import Permute, defined, rows_at
 from benchmarks.compare import Exact, assert_equal
+from kernels import permute as kernel
+from kernels._device import Plans
 from kernels.permute import permute
 from kernels.unpermute import unpermute
 from reference_impl import permute as reference
@@ -20,9 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 NAMES = ("rows", "rows_scale", "row_weight")
+
+
+def in_two_steps(*arguments: Any, **options: Any) -> Any:
+    """``permute`` as it is with many tokens, however few there are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "MANY", 0)
+        patch.setattr(kernel, "_plans", Plans())
+        return kernel.permute(*arguments, **options)
+
+
 BOTH = pytest.mark.parametrize(
-    "function", [permute, reference.permute], ids=["kernel", "reference"]
-)
+    "function", [permute, in_two_steps, reference.permute],
+    ids=["kernel", "kernel in two steps", "reference"],
+)  # fmt: skip
 E4M3 = torch.float8_e4m3fn
 
 
@@ -71,6 +84,16 @@ def test_padding_is_not_written(
 
 def flat(line: Any) -> list[int]:
     return [byte for part in line for byte in flat(part)] if isinstance(line, list) else [line]
+
+
+@pytest.mark.parametrize("kind", ["uniform", "dropped", "stray", "none"])
+@pytest.mark.parametrize("x", ["e4m3", "bf16"])
+def test_two_steps_give_the_rows_of_one(kind: str, x: str, device: str) -> None:
+    """Over more rows and tiles than a program of the second step takes at once."""
+    case = Permute(t=70, h=1152, e=4, k=2, x=x, weights=x == "e4m3", routing=kind)
+    arguments = case.inputs(device)
+    one, two = (defined(arguments, f(**arguments)) for f in (permute, in_two_steps))
+    assert_equal(two, one, Exact(), names=list(NAMES))
 
 
 @BOTH

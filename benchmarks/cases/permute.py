@@ -145,5 +145,7 @@ EDGES = (
     ),
     Permute(t=3, h=128, e=64, k=32),
     Permute(t=16, h=1024, e=32, k=4, bench=True),
+    # Enough tokens for a program to take each whole, and for scales in two steps.
+    *(Permute(t=1030, h=h, e=32, k=4, routing="dropped") for h in (256, 1152, 8320)),
 )
 CASES = PRODUCTION + EDGES
