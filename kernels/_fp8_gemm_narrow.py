@@ -1,10 +1,12 @@
 """fp8_gemm for a handful of tokens: the weight streams through once, and that is all of the time.
 
 Plan: operands change places, so that 64 rows of the weight, not 64 rows for one token, fill the
-instruction (wgmma m64n16).  Where the tiles of N alone are too few for the multiprocessors, K is split
-among programs as well.  A sum over K has one order (reference_impl/fp8_gemm.py), so a program does not
-add its blocks up: it writes each block's partial product, 4 bytes for 128 of the weight and token, and
-a second kernel promotes them in order.  The bits are those of every other configuration.
+instruction (wgmma m64n16).  Scales travel through shared memory in the stages of the operands, so a
+k-block waits for nothing but its own bytes.  Where N has few tiles, the chain of k-blocks is what
+takes the time, not the memory; then K is split among programs.  A sum over K has one order
+(reference_impl/fp8_gemm.py), so a program does not add its blocks up: it writes each block's partial
+product, 4 bytes for 128 of the weight and token, and a second kernel promotes them in order.  The bits
+are those of every other configuration.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from kernels._device import Plan, blueprint, describe
 BLOCK_K = 128
 TOKENS = 16  # the most; the smallest N that tl.dot takes
 COLUMNS = 64  # of the output, a program of the second kernel
-UNROLL = 16  # partial products in flight there
+UNROLL = 32  # partial products in flight there
 
 
 class Narrow(NamedTuple):
@@ -37,31 +39,28 @@ class Narrow(NamedTuple):
         return TOKENS
 
 
-NARROW = tuple(Narrow(64, 4, 6, span) for span in (None, 16, 8, 4))
+WHOLE, SPLIT = Narrow(64, 4, 6, None), Narrow(64, 4, 6, 4)
+NARROW = (WHOLE, SPLIT)
 
 
-def choose_narrow(n: int, k: int, sms: int) -> Narrow:
-    """The longest span that gives every multiprocessor about two programs; each streams a stretch of
-    the weight, and few long ones keep fewer bytes in flight than the memory's latency asks for."""
-    for config in NARROW:
-        spans = 1 if config.span is None else triton.cdiv(k // BLOCK_K, config.span)
-        if triton.cdiv(n, config.block_n) * spans >= 1.5 * sms:
-            return config
-    return NARROW[-1]
+def choose_narrow(n: int, sms: int) -> Narrow:
+    """Split where tiles are so few that each would have to take a k-block faster than it can."""
+    return WHOLE if triton.cdiv(n, WHOLE.block_n) >= 0.4 * sms else SPLIT
 
 
 @triton.jit
 def _narrow_kernel(
     x_desc, w_desc, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k,
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
-    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     start_n = tl.program_id(0) * BLOCK_N
     rows = tl.arange(0, TOKENS)
     x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
     w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
     acc = tl.zeros((BLOCK_N, TOKENS), tl.float32)
-    for block in range(k // BLOCK_K):
+    # With stages of its own the loop pipelines all its loads, not only those that a dot takes.
+    for block in tl.range(0, k // BLOCK_K, num_stages=STAGES):
         w = w_desc.load([start_n, block * BLOCK_K])
         x = x_desc.load([0, block * BLOCK_K])
         scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
@@ -107,11 +106,21 @@ def _promote_kernel(
     w_scale_ptrs = w_scale_ptr + columns // 128 * stride_ws_n
     partial_ptrs = partial_ptr + row.to(tl.int64) * n + columns
     acc = tl.zeros((COLUMNS,), tl.float32)
-    for block in tl.range(0, k_blocks, loop_unroll_factor=UNROLL):
-        partial = tl.load(partial_ptrs, mask=inside, other=0.0)
-        w_scale = tl.load(w_scale_ptrs + block * stride_ws_k, mask=inside, other=0.0)
-        acc = tl.fma(partial, tl.load(x_scale_ptr + block * stride_xs_k) * w_scale, acc)
-        partial_ptrs += m * n
+    for start in range(0, k_blocks, UNROLL):
+        # All loads before the first addition: the compiler leaves them in this order.
+        partials, scales = (), ()
+        for ahead in tl.static_range(UNROLL):
+            block = start + ahead
+            there = inside & (block < k_blocks)
+            partials = partials + (tl.load(partial_ptrs + ahead * m * n, mask=there, other=0.0),)  # noqa: RUF005
+            x_scale = tl.load(x_scale_ptr + block * stride_xs_k, mask=block < k_blocks, other=0.0)
+            w_scale = tl.load(w_scale_ptrs + block * stride_ws_k, mask=there, other=0.0)
+            scales = scales + (x_scale * w_scale,)  # noqa: RUF005
+        for ahead in tl.static_range(UNROLL):
+            further = tl.fma(partials[ahead], scales[ahead], acc)
+            # Not + 0 * 0, which would make +0 of -0.
+            acc = tl.where(start + ahead < k_blocks, further, acc)
+        partial_ptrs += UNROLL * m * n
     out = acc.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + row.to(tl.int64) * n + columns, out, mask=inside)
 
@@ -133,7 +142,7 @@ class NarrowPlan:
         self.split = config.span is not None
         if config.span is None:
             self.product = Plan(
-                _narrow_kernel, (tiles,), (m, n, k, *strides), block,
+                _narrow_kernel, (tiles,), (m, n, k, *strides), block | {"STAGES": config.stages},
                 **options, enable_fp_fusion=False,
             )  # fmt: skip
             return

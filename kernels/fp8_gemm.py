@@ -32,7 +32,9 @@ _plans = Plans()
 class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
-    prefetch: load the scales one k-block ahead, and bring those of the whole tile into the L2 first.
+    scales: how they come.  ``plain``: loaded where they are used.  ``staged``: through shared memory,
+    in the stages of the operands.  ``ahead``: one k-block ahead, and those of the whole tile are
+    brought into the L2 first.
     flatten: fetch for the next tile before the last one is stored, which costs registers and pays
     where tiles are short.
     """
@@ -43,7 +45,7 @@ class Config(NamedTuple):
     stages: int
     programs_per_sm: int
     group_m: int = 8
-    prefetch: bool = False
+    scales: str = "plain"
     flatten: bool = False
 
     @property
@@ -53,21 +55,24 @@ class Config(NamedTuple):
 
 
 LARGE = Config(128, 128, 8, 4, 1)
-TALL = Config(128, 64, 4, 4, 2, prefetch=True)
+TALL = Config(128, 64, 4, 4, 2, scales="ahead")
 WIDE = Config(64, 128, 4, 4, 2)
 SHORT = WIDE._replace(flatten=True)
-SMALL = (
-    Config(64, 64, 4, 4, 3, prefetch=True),
-    Config(64, 32, 4, 6, 3, prefetch=True),
-    Config(64, 16, 4, 6, 4, prefetch=True),
-)
-CONFIGS: tuple[Config | Narrow, ...] = (LARGE, TALL, WIDE, SHORT, *SMALL, *NARROW)
+MIDDLE = SHORT._replace(scales="staged")
+# For few tokens, where a k-block waits for memory and its latency: by what the tiles of N leave idle.
+MANY = Config(64, 64, 4, 4, 3, scales="staged")
+LONG = Config(64, 64, 4, 6, 2, scales="staged")
+HALF = Config(64, 32, 4, 6, 3, scales="staged")
+QUARTER = Config(64, 16, 4, 8, 2, scales="staged")
+CONFIGS: tuple[Config | Narrow, ...] = (
+    LARGE, TALL, WIDE, SHORT, MIDDLE, MANY, LONG, HALF, QUARTER, *NARROW,
+)  # fmt: skip
 
 
 def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
     """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
     if m <= TOKENS:
-        return choose_narrow(n, k, sms)
+        return choose_narrow(n, sms)
     tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
     if m <= 128 or tiles < sms:
         return _choose_small(triton.cdiv(m, 64), n, k, sms)
@@ -75,17 +80,19 @@ def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
         return SHORT
     if tiles < 0.85 * triton.cdiv(tiles, sms) * sms:
         return TALL  # the last wave of large tiles would leave too many multiprocessors idle
-    return WIDE if k <= 2048 else LARGE
+    return MIDDLE if k <= 2048 else LARGE
 
 
 def _choose_small(rows: int, n: int, k: int, sms: int) -> Config:
     """The widest tile that still gives most multiprocessors one."""
     if k <= 1024 and rows * triton.cdiv(n, WIDE.block_n) >= 0.9 * sms:
         return WIDE
-    for config in SMALL:
-        if rows * triton.cdiv(n, config.block_n) >= 0.9 * sms:
-            return config
-    return SMALL[-1]
+    tiles = rows * triton.cdiv(n, LONG.block_n)
+    if tiles >= 2.5 * sms:
+        return MANY  # three programs a multiprocessor, with fewer stages each
+    if tiles >= 0.8 * sms:
+        return LONG
+    return HALF if rows * triton.cdiv(n, HALF.block_n) >= 0.9 * sms else QUARTER
 
 
 @triton.jit
@@ -93,8 +100,8 @@ def _fp8_gemm_kernel(
     x_desc, w_desc, out_desc, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k,
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, FLATTEN: tl.constexpr,
-    WARM: tl.constexpr,
+    TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, AHEAD: tl.constexpr, FLATTEN: tl.constexpr,
+    WARM: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
@@ -123,19 +130,20 @@ def _fp8_gemm_kernel(
                 block_of_lane = tl.minimum(ahead + lanes // lines, last)
                 warm_l2(x_scale_ptr + line_rows + block_of_lane * stride_xs_k)
             warm_l2(w_scale_ptrs + tl.minimum(lanes * 32, last) * stride_ws_k)
-        if PREFETCH:
+        if AHEAD:
             x_scale = tl.load(x_scale_ptrs)
             w_scale = tl.load(w_scale_ptrs)
-        for block in range(k_blocks):
+        # Stages of its own make a loop pipeline all its loads, not only those that a dot takes.
+        for block in tl.range(0, k_blocks, num_stages=STAGES):
             # The order matters to the compiler: with scales loaded before the operands, large tiles
             # take a third longer (docs/log.md).
-            if PREFETCH:
+            if AHEAD:
                 following = tl.minimum(block + 1, k_blocks - 1)
                 next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
                 next_w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
             x = x_desc.load([start_m, block * BLOCK_K])
             w = w_desc.load([start_n, block * BLOCK_K])
-            if PREFETCH:
+            if AHEAD:
                 partial = tl.dot(x, w.T)
                 scale = x_scale * w_scale
                 x_scale, w_scale = next_x_scale, next_w_scale
@@ -237,8 +245,9 @@ class GemmPlan:
             {
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
-                "PREFETCH": config.prefetch, "FLATTEN": config.flatten,
-                "WARM": config.prefetch and not knobs.runtime.interpret,
+                "AHEAD": config.scales == "ahead", "FLATTEN": config.flatten,
+                "WARM": config.scales == "ahead" and not knobs.runtime.interpret,
+                "STAGES": config.stages if config.scales == "staged" else None,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip
