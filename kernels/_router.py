@@ -19,6 +19,12 @@ LOGITS = (torch.float32, torch.bfloat16)
 
 
 @triton.jit
+def nan_is_lowest(x):
+    """-Inf in the place of NaN."""
+    return tl.where(x == x, x, -float("inf"))  # noqa: PLR0124 (a NaN is not)
+
+
+@triton.jit
 def pair_sum(x, LENGTH: tl.constexpr):
     """The sum of ``x`` [LENGTH], a power of two: in pairs, neighbours first, as a scalar.
 
@@ -35,7 +41,7 @@ def softmax_parts(row_ptr, experts, EXPERTS: tl.constexpr):
     places = tl.arange(0, EXPERTS)
     held = places < experts
     x = tl.load(row_ptr + places, mask=held, other=-float("inf")).to(tl.float32)
-    highest = tl.max(x, axis=0)
+    highest = tl.max(nan_is_lowest(x), axis=0)
     return highest, pair_sum(tl.where(held, _fp32.exp(x - highest), 0.0), EXPERTS)
 
 
@@ -57,6 +63,13 @@ def logits(value: Any) -> tuple[int, int]:
     tokens, experts = value.shape
     _check.whole("logits: E", experts, 1, MAX_EXPERTS)
     return tokens, experts
+
+
+def lists(value: Any, tokens: int) -> None:
+    """Raise TypeError or ValueError unless ``topk_idx`` is [T, K] int64, contiguous, with a K that fits."""
+    _check.tensor("topk_idx", value, (torch.int64,), (tokens, None))
+    _check.contiguous("topk_idx", value)
+    _check.whole("topk_idx: K", value.shape[1], 1, MAX_TOPK)
 
 
 def number(name: str, value: Any, *, zero: bool = False) -> None:

@@ -18,22 +18,33 @@ from kernels import _check, _router
 from kernels._device import Plan, Plans, layout
 
 WARPS = 1
-MASKED = tl.constexpr(-(1 << 31))  # below the key of every number, that of -Inf is 0x7FFFFF above it
-NO_EXPERT = tl.constexpr((1 << 31) - 1)
+MASKED = tl.constexpr(
+    -(1 << 31)
+)  # below the key of every number, that of -Inf is 0x7FFFFF above it
+NO_PLACE = tl.constexpr((1 << 31) - 1)
 
 _plans = Plans()
 
 
 @triton.jit
-def _nan_is_lowest(x):
-    return tl.where(x == x, x, -float("inf"))
+def _key(x):
+    """Integers in the order of fp32 numbers, of which none is -0; NaN as -Inf."""
+    bits = _router.nan_is_lowest(x).to(tl.int32, bitcast=True)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 @triton.jit
-def _kept(biased, groups, limit, GROUPS: tl.constexpr, PAIR: tl.constexpr):
-    """[GROUPS] bool: the ``limit`` groups with the highest sums of their two highest.
+def _best(key, place):
+    """The lowest ``place`` that has the highest key.  A maximum of 32 lanes is one instruction."""
+    best = tl.max(key)
+    return tl.min(tl.where(key == best, place, NO_PLACE))
 
-    biased: [GROUPS, SIZE], -Inf where there is no expert.  PAIR: whether a group has two.
+
+@triton.jit
+def _group_scores(biased, PAIR: tl.constexpr):
+    """[GROUPS]: sum of the two highest of each row, or the highest where a group has no PAIR.
+
+    biased: [GROUPS, SIZE] without NaN, -Inf where there is no expert.
     """
     score = tl.max(biased, axis=1)
     if PAIR:
@@ -41,21 +52,15 @@ def _kept(biased, groups, limit, GROUPS: tl.constexpr, PAIR: tl.constexpr):
         second = tl.max(tl.where(highest, -float("inf"), biased), axis=1)
         alike = tl.sum(highest.to(tl.int32), axis=1) > 1
         score += tl.where(alike, score, second)
-    score = _nan_is_lowest(score)
-    order = tl.arange(0, GROUPS)
-    # How many groups stand before each: higher, or as high and earlier.
-    higher = score[:, None] > score[None, :]
-    earlier = (score[:, None] == score[None, :]) & (order[:, None] < order[None, :])
-    before = tl.sum(((higher | earlier) & (order < groups)[:, None]).to(tl.int32), axis=0)
-    return before < limit
+    return score
 
 
 @triton.jit
 def _topk_gate_kernel(
     logits_ptr, bias_ptr, idx_ptr, weight_ptr, counts_ptr,
-    experts, groups, limit, size, stride, route_scale,
+    experts, groups, size, stride, route_scale,
     TOPK: tl.constexpr, LIST: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
-    EXPERTS: tl.constexpr, LIMITED: tl.constexpr, PAIR: tl.constexpr, BIASED: tl.constexpr,
+    EXPERTS: tl.constexpr, LIMIT: tl.constexpr, PAIR: tl.constexpr, BIASED: tl.constexpr,
     SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
@@ -71,17 +76,20 @@ def _topk_gate_kernel(
     biased = _router.scores(x, highest, total, SOFTMAX)
     if BIASED:
         biased += tl.load(bias_ptr + expert, mask=held, other=0.0)
-    biased = tl.where(held, _nan_is_lowest(biased), -float("inf"))
-    if LIMITED:
-        held = held & _kept(biased, groups, limit, GROUPS, PAIR)[:, None]
-    bits = biased.to(tl.int32, bitcast=True)
-    key = tl.where(held, bits ^ ((bits >> 31) & 0x7FFFFFFF), MASKED)
+    key = tl.where(held, _key(biased), MASKED)
+    if LIMIT:
+        biased = tl.where(held, _router.nan_is_lowest(biased), -float("inf"))
+        group_key = tl.where(group < groups, _key(_group_scores(biased, PAIR))[:, None], MASKED)
+        for _ in tl.static_range(LIMIT):
+            group_key = tl.where(group == _best(group_key, group), MASKED, group_key)
+        # Of the groups those are kept that lost their keys.
+        held = held & (group_key == MASKED)
+        key = tl.where(held, key, MASKED)
 
     places = tl.arange(0, LIST)
     chosen = tl.zeros([LIST], tl.int32)
     for k in tl.static_range(TOPK):
-        best = tl.max(key)
-        first = tl.min(tl.where(key == best, expert, NO_EXPERT))
+        first = _best(key, expert)
         key = tl.where(expert == first, MASKED, key)
         chosen = tl.where(places == k, first, chosen)
 
@@ -93,8 +101,9 @@ def _topk_gate_kernel(
     tl.store(weight_ptr + token * TOPK + places, weight * route_scale, mask=listed)
     tl.store(idx_ptr + token * TOPK + places, chosen.to(tl.int64), mask=listed)
     if ALONE:
-        # Of those that had a key, the chosen are those that lost it.
-        tl.store(counts_ptr + expert, (held & (key == MASKED)).to(tl.int32), mask=(group < groups) & (member < size))
+        # Of the experts that had a key the chosen are those that lost it.
+        taken = held & (key == MASKED)
+        tl.store(counts_ptr + expert, taken.to(tl.int32), mask=(group < groups) & (member < size))
     else:
         tl.atomic_add(counts_ptr + chosen, 1, mask=listed, sem="relaxed")
 
@@ -158,10 +167,10 @@ def _checked_plan(
     power = triton.next_power_of_2
     return Plan(
         _topk_gate_kernel, (tokens,),
-        (experts, groups, num_limited_groups, size, logits.stride(0), float(route_scale)),
+        (experts, groups, size, logits.stride(0), float(route_scale)),
         {
             "TOPK": topk, "LIST": power(topk), "GROUPS": power(groups), "SIZE": power(size),
-            "EXPERTS": power(experts), "LIMITED": limited, "PAIR": size > 1,
+            "EXPERTS": power(experts), "LIMIT": num_limited_groups if limited else 0, "PAIR": size > 1,
             "BIASED": bias is not None, "SOFTMAX": scoring == "softmax", "NORMALISE": normalise,
             "ALONE": tokens == 1,
         }, num_warps=WARPS, enable_fp_fusion=False,

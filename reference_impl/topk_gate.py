@@ -36,7 +36,7 @@ import torch
 from reference_impl._router import pair_sum, scores
 
 
-def topk_gate(
+def topk_gate(  # noqa: PLR0913, PLR0917 (options of a router)
     logits: torch.Tensor, bias: torch.Tensor | None = None, topk: int = 8, num_groups: int = 8,
     num_limited_groups: int = 4, route_scale: float = 2.5, scoring: str = "sigmoid",
     normalise: bool = True,
