@@ -36,6 +36,14 @@ def pair_sum(x, LENGTH: tl.constexpr):
 
 
 @triton.jit
+def row_pair_sums(x, ROWS: tl.constexpr, LENGTH: tl.constexpr):
+    """[ROWS, 1]: the same sum of each row of ``x`` [ROWS, LENGTH]."""
+    for step in tl.static_range(LENGTH.bit_length() - 1):
+        x = tl.sum(tl.reshape(x, (ROWS, LENGTH >> (step + 1), 2)), axis=2)
+    return tl.reshape(x, (ROWS, 1))
+
+
+@triton.jit
 def softmax_parts(row_ptr, experts, EXPERTS: tl.constexpr):
     """(highest logit, sum of e^(logit - highest)) of a token.  EXPERTS: experts, up to a power of two."""
     places = tl.arange(0, EXPERTS)
