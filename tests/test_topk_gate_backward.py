@@ -72,7 +72,10 @@ def test_the_formula_is_the_gradient(scoring: str, normalise: bool) -> None:
     x = torch.randn(3, 12, generator=generator, dtype=torch.float64).requires_grad_()
     idx = torch.rand(3, 12, generator=generator).topk(4).indices
     assert torch.autograd.gradcheck(
-        lambda x: Weights.apply(x, idx, scoring, normalise), (x,), atol=1e-9, rtol=1e-6
+        lambda x: Weights.apply(x, idx, scoring, normalise),  # type: ignore[no-untyped-call]
+        (x,),
+        atol=1e-9,
+        rtol=1e-6,
     )
 
 
@@ -122,7 +125,7 @@ def test_near_autograd(dtype: str, scoring: str, normalise: bool, device: str) -
     exact_x = x.double().requires_grad_()
     weights = weights_of(exact_x, idx, scoring, normalise)
     (want,) = torch.autograd.grad(weights, exact_x, grad.double())
-    moved = {
+    moved: dict[str, Any] = {
         key: part.to(device) if isinstance(part, torch.Tensor) else part
         for key, part in arguments.items()
     }
