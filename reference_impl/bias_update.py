@@ -9,8 +9,8 @@ An expert that got more tokens than the mean becomes less likely by gamma, one t
 The comparison is of whole numbers, in int64: a mean of fp32 would call an expert at the mean overloaded.
 ``counts`` are those of a whole step: of all micro-batches and all GPUs, added up before.
 
-The bias is fp32 and nothing else.  In bf16 numbers near 1 are 2^-7 apart, and 1 - 0.001 is 1 again: the
-updates would be lost.  Inf and NaN stay what they are.
+The bias is fp32 and nothing else.  Numbers of bf16 are 2^-8 apart just below 1, and 1 - 0.001 is 1
+again: the updates would be lost.  Inf and NaN stay what they are.
 
 Shapes: E experts.
 """

@@ -139,6 +139,7 @@ def one(function: Callable[..., Any], device: str, line: list[float], **options:
         ([0.0, 0.0, 2.0, 1.0, 1.0, 2.0, 0.0, 3.0], 1, [2, 3]),
         ([0.0, 0.0, 1.0, 2.0, 1.0, 2.0, 0.0, 3.0], 2, [3, 5]),
         # A kept group's -Inf stands before any number of another group's.
+        ([1.0] * 12 + [5.0, 6.0, -INF, -INF], 1, [13, 12, 14, 15]),
         ([INF, -9.0, 5.0, 5.0, 4.0, 4.0, 0.0, 0.0], 1, [0, 1]),
         ([9.0, -INF, 1.0, 1.0, -INF, -INF, -INF, -INF], 1, [2, 3]),
         ([-INF] * 8, 1, [0, 1]),
@@ -150,7 +151,8 @@ def one(function: Callable[..., Any], device: str, line: list[float], **options:
 def test_who_is_chosen(
     function: Callable[..., Any], line: list[float], limit: int, chosen: list[int], device: str
 ) -> None:
-    got = one(function, device, line, topk=2, num_groups=4, num_limited_groups=limit)
+    topk = len(chosen)
+    got = one(function, device, line, topk=topk, num_groups=4, num_limited_groups=limit)
     assert got == chosen
 
 

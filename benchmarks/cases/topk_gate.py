@@ -102,6 +102,7 @@ EDGES = (
     TopkGate(t=6, e=16, k=4, groups=16, limit=6, data="ties"),  # groups of one expert
     TopkGate(t=6, e=16, k=8, groups=8, limit=4),  # as many as there are in the kept groups
     TopkGate(t=6, e=16, k=8, groups=8, limit=4, bias="locked", data="nonfinite"),
+    TopkGate(t=6, e=64, k=8, groups=8, limit=1, bias="locked"),  # its -Inf before others' numbers
     TopkGate(t=6, e=8, k=8, groups=1, limit=1, data="nonfinite"),
     TopkGate(t=3, e=1, k=1, groups=1, limit=1),
     TopkGate(t=1, e=24, k=2, groups=3, limit=2, bias="locked", data="nonfinite"),
