@@ -1,11 +1,12 @@
 """Which experts a token goes to, and with what weights; the twin of reference_impl/topk_gate.py.
 
-Bound: latency.  Plan: a warp, which is a program, takes one token; all its experts lie in registers,
-[groups, experts of a group], eight a lane.  Biased scores become 32-bit integers of the same order, in
-which a masked expert stands below -Inf.  The best expert is then one maximum of a warp (an instruction
-of Hopper for integers) and the lowest index that has it is another, K times; nothing is sorted and
-nothing passes through shared memory but a few group scores.  The K scores are worked out again
-from their logits, which are in the L1 by now.  Counts are integer atomics, so their order does not show.
+Bound: latency.  Plan: a warp, which is a program, takes one token.  All its experts lie in registers,
+eight a lane, as [groups, experts of a group], both up to powers of two.  Biased scores become integers
+of the same order, below which a masked expert has room.  The best expert is then one maximum over the
+warp, which is an instruction for integers, and the lowest index that has it another, K times; groups
+are chosen alike.  Nothing is sorted and nothing passes through shared memory.  The K scores are worked
+out again from their logits, which are in the L1 by now.  Counts are integer atomics, whose order does
+not show; where there is but one token nothing needs to be zero before.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ def _best(key, place):
 
 @triton.jit
 def _group_scores(biased, PAIR: tl.constexpr):
-    """[GROUPS]: sum of the two highest of each row, or the highest where a group has no PAIR.
+    """[ROWS]: sum of the two highest of each row, or the highest where a group has no PAIR.
 
-    biased: [GROUPS, SIZE] without NaN, -Inf where there is no expert.
+    biased: [ROWS, COLUMNS] without NaN, -Inf where there is no expert.
     """
     score = tl.max(biased, axis=1)
     if PAIR:
@@ -58,28 +59,31 @@ def _group_scores(biased, PAIR: tl.constexpr):
 @triton.jit
 def _topk_gate_kernel(
     logits_ptr, bias_ptr, idx_ptr, weight_ptr, counts_ptr,
-    experts, groups, size, stride, route_scale,
+    experts, stride, route_scale,
     TOPK: tl.constexpr, LIST: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
-    EXPERTS: tl.constexpr, LIMIT: tl.constexpr, PAIR: tl.constexpr, BIASED: tl.constexpr,
-    SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr, ALONE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, LIMIT: tl.constexpr,
+    PAIR: tl.constexpr, BIASED: tl.constexpr, SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr,
+    ALONE: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + token * stride
-    group = tl.arange(0, GROUPS)[:, None]
-    member = tl.arange(0, SIZE)[None, :]
-    expert = group * size + member
-    held = (group < groups) & (member < size)
+    group = tl.arange(0, ROWS)[:, None]
+    member = tl.arange(0, COLUMNS)[None, :]
+    expert = group * SIZE + member
+    held = (group < GROUPS) & (member < SIZE)
     x = tl.load(row_ptr + expert, mask=held, other=0.0).to(tl.float32)
-    highest, total = 0.0, 1.0
+    shift, highest, total = 0.0, 0.0, 1.0
+    if BIASED:
+        shift = tl.load(bias_ptr + expert, mask=held, other=0.0)
     if SOFTMAX:
         highest, total = _router.softmax_parts(row_ptr, experts, EXPERTS)
     biased = _router.scores(x, highest, total, SOFTMAX)
     if BIASED:
-        biased += tl.load(bias_ptr + expert, mask=held, other=0.0)
+        biased += shift
     key = tl.where(held, _key(biased), MASKED)
     if LIMIT:
         biased = tl.where(held, _router.nan_is_lowest(biased), -float("inf"))
-        group_key = tl.where(group < groups, _key(_group_scores(biased, PAIR))[:, None], MASKED)
+        group_key = tl.where(group < GROUPS, _key(_group_scores(biased, PAIR))[:, None], MASKED)
         for _ in tl.static_range(LIMIT):
             group_key = tl.where(group == _best(group_key, group), MASKED, group_key)
         # Of the groups those are kept that lost their keys.
@@ -103,7 +107,7 @@ def _topk_gate_kernel(
     if ALONE:
         # Of the experts that had a key the chosen are those that lost it.
         taken = held & (key == MASKED)
-        tl.store(counts_ptr + expert, taken.to(tl.int32), mask=(group < groups) & (member < size))
+        tl.store(counts_ptr + expert, taken.to(tl.int32), mask=(group < GROUPS) & (member < SIZE))
     else:
         tl.atomic_add(counts_ptr + chosen, 1, mask=listed, sem="relaxed")
 
@@ -167,9 +171,10 @@ def _checked_plan(
     power = triton.next_power_of_2
     return Plan(
         _topk_gate_kernel, (tokens,),
-        (experts, groups, size, logits.stride(0), float(route_scale)),
+        (experts, logits.stride(0), float(route_scale)),
         {
-            "TOPK": topk, "LIST": power(topk), "GROUPS": power(groups), "SIZE": power(size),
+            "TOPK": topk, "LIST": power(topk), "GROUPS": groups, "SIZE": size,
+            "ROWS": power(groups), "COLUMNS": power(size),
             "EXPERTS": power(experts), "LIMIT": num_limited_groups if limited else 0, "PAIR": size > 1,
             "BIASED": bias is not None, "SOFTMAX": scoring == "softmax", "NORMALISE": normalise,
             "ALONE": tokens == 1,
