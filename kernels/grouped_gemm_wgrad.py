@@ -84,24 +84,25 @@ def _grouped_wgrad_kernel(
 
             rows_n = start_n + tl.arange(0, BLOCK_N)
             columns_k = start_k + tl.arange(0, BLOCK_K)
-            inside = (rows_n < n)[:, None] & (columns_k < k)[None, :]
+            inside_n = rows_n < n
+            inside_k = columns_k < k
+            inside = inside_n[:, None] & inside_k[None, :]
             at = tl.cast(expert, tl.int64) * n + rows_n
             out_ptrs = out_ptr + at[:, None] * k + columns_k[None, :]
             if ADD:
                 acc = tl.load(out_ptrs, mask=inside, other=0.0)
             else:
                 acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-            # Channels past the end read the last one's scale, and nothing stores them.
             wide_first = tl.cast(first, tl.int64)
-            grad_ptrs = grad_scale_ptr + wide_first * n + tl.minimum(rows_n, n - 1)
-            x_ptrs = x_scale_ptr + wide_first * k + tl.minimum(columns_k, k - 1)
+            grad_ptrs = grad_scale_ptr + wide_first * n + rows_n
+            x_ptrs = x_scale_ptr + wide_first * k + columns_k
             for block in range(count):
                 row = (first + block) * BLOCK_R
                 grad = grad_desc.load([start_n, row])
                 x = x_desc.load([start_k, row])
                 step = tl.cast(block, tl.int64)
-                grad_scale = tl.load(grad_ptrs + step * n)
-                x_scale = tl.load(x_ptrs + step * k)
+                grad_scale = tl.load(grad_ptrs + step * n, mask=inside_n, other=0.0)
+                x_scale = tl.load(x_ptrs + step * k, mask=inside_k, other=0.0)
                 partial = tl.dot(grad, x.T)
                 acc = tl.fma(partial, grad_scale[:, None] * x_scale[None, :], acc)
             tl.store(out_ptrs, acc, mask=inside)
