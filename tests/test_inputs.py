@@ -64,7 +64,7 @@ SPOILED: dict[str, tuple[Callable[[torch.Tensor], Any], type[Exception], str, st
     "no tensor": (lambda good: [1.0], TypeError, r"a torch\.Tensor", "list"),
     "nothing": (lambda good: None, TypeError, r"a torch\.Tensor", "NoneType"),
     "dtype": (lambda good: good.double(), TypeError, r"dtype \w+( or \w+)*", "float64"),
-    "integers": (lambda good: good.view(torch.int8), TypeError, r"dtype \w+( or \w+)*", "int8"),
+    "integers": (lambda good: good.to(torch.int8), TypeError, r"dtype \w+( or \w+)*", "int8"),
     "rank": (lambda good: good[None], ValueError, SHAPE, r"\[1(, \d+)+\]"),
     "vector": (lambda good: good[0], ValueError, SHAPE, r"\[(\d+(, \d+)*)?\]"),
     "device": (

@@ -120,3 +120,48 @@ def runs(counts: list[int], width: int, elements: int) -> Iterator[tuple[int, in
             held += aligned(count)
     if first < len(counts):
         yield first, len(counts), 0, max(counts[first:])
+
+
+def steps(rows: int, counts: tuple[int, ...], n: int, k: int) -> int:
+    """Interpreter steps of a product with a buffer of ``rows``, in tiles of 64x64: a program takes
+    4/3 of one to sum up the counts, a tile as much, and a k-block 2/3."""
+    tiles_n = -(-n // 64)
+    programs = min(396, (rows // 64 + 1 + len(counts)) * tiles_n)
+    tiles = sum(-(-count // 64) for count in counts) * tiles_n
+    return (4 * programs + tiles * (4 + 2 * (k // 128))) // 3
+
+
+def dequantised(
+    arguments: dict[str, Any], places: list[Any], dtype: torch.dtype
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """(rows, weight), each times its scales, of every expert.  places: where its rows are in x."""
+    for expert, rows in enumerate(places):
+        x, x_scale = arguments["x"][rows].to(dtype), arguments["x_scale"][rows].to(dtype)
+        if not len(x):
+            continue
+        w, w_scale = arguments["w"][expert].to(dtype), arguments["w_scale"][expert].to(dtype)
+        w_scale = w_scale.repeat_interleave(128, dim=0)[: len(w)].repeat_interleave(128, dim=1)
+        yield x * x_scale.repeat_interleave(128, dim=1), w * w_scale
+
+
+def dense(arguments: dict[str, Any], places: list[Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """(products in fp32, sum |x||w|) of all experts' rows, each [R', N] fp32."""
+    import torch
+
+    none = torch.empty(0, arguments["w"].shape[1], device=arguments["w"].device)
+    plain, magnitude = [none], [none]
+    for x, w in dequantised(arguments, places, torch.float32):
+        plain.append(x @ w.T)
+        magnitude.append(x.abs_() @ w.abs_().T)
+    return torch.cat(plain), torch.cat(magnitude)
+
+
+def exact(arguments: dict[str, Any], places: list[Any]) -> torch.Tensor:
+    """Products in float64 of all experts' rows, [R', N]."""
+    import torch
+
+    found = [x @ w.T for x, w in dequantised(arguments, places, torch.float64)]
+    none = torch.empty(
+        0, arguments["w"].shape[1], dtype=torch.float64, device=arguments["w"].device
+    )
+    return torch.cat([none, *found])

@@ -6,21 +6,22 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Case, Cost, Part, taker
+from benchmarks.cases import Case, Cost, Part, fp8_gemm, taker
 from benchmarks.cases import _grouped as grouped
 from benchmarks.cases._data import dtype, payload, scales
 from benchmarks.cases._deepseek_v3 import LINEAR
 from benchmarks.cases._routing import KINDS
-from benchmarks.cases.fp8_gemm import AGAINST_FP32 as AGAINST_FP32
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     import torch
 
 OUTPUTS = ("out",)
-TOLERANCE = Exact()  # as of fp8_gemm: each row is one of its
+# As of fp8_gemm: each row is one of its.
+TOLERANCE = Exact()
+AGAINST_FP32 = fp8_gemm.AGAINST_FP32
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,7 @@ class GroupedGemmContiguous(Case):
         )
 
     def interpreter_steps(self) -> int:
-        tiles = sum(-(-count // 64) for count in self.counts) * -(-self.n // 64)
-        return 4 + tiles * (1 + self.k // 128)
+        return grouped.steps(self.rows, self.counts, self.n, self.k)
 
 
 def defined(arguments: dict[str, Any], outputs: Any) -> Any:
@@ -145,40 +145,20 @@ def _shape(arguments: dict[str, Any]) -> tuple[int, int]:
     return arguments["x"].shape[0], arguments["w"].shape[1]
 
 
-def each(
-    arguments: dict[str, Any], dtype: torch.dtype,
-    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-) -> torch.Tensor:  # fmt: skip
-    """``product`` of every expert's dequantised rows and weight, one after another: [R', N]."""
-    import torch
-
-    found = [torch.empty(0, arguments["w"].shape[1], dtype=dtype, device=arguments["x"].device)]
-    counts = arguments["counts"].tolist()
-    for expert, (start, count) in enumerate(zip(grouped.starts(counts), counts, strict=False)):
-        if count:
-            rows = slice(start, start + count)
-            x_scale = arguments["x_scale"][rows].to(dtype).repeat_interleave(128, dim=1)
-            w_scale = arguments["w_scale"][expert].to(dtype).repeat_interleave(128, dim=0)
-            w_scale = w_scale[: arguments["w"].shape[1]].repeat_interleave(128, dim=1)
-            x = arguments["x"][rows].to(dtype) * x_scale
-            found.append(product(x, arguments["w"][expert].to(dtype) * w_scale))
-    return torch.cat(found)
+def _places(arguments: dict[str, Any]) -> list[Any]:
+    """Where the rows of each expert are."""
+    held = arguments["counts"].clamp(min=0).tolist()
+    return [slice(a, a + n) for a, n in zip(grouped.starts(held), held, strict=False)]
 
 
 def dense(arguments: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
     """(fp32 products of the dequantised operands, sum |x||w|), each [rows of experts, N] fp32."""
-    import torch
-
-    both = (lambda x, w: x @ w.T, lambda x, w: x.abs() @ w.abs().T)
-    plain, magnitude = (each(arguments, torch.float32, product) for product in both)
-    return plain, magnitude
+    return grouped.dense(arguments, _places(arguments))
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     """(rows of experts, products of the dequantised operands in float64)."""
-    import torch
-
-    return defined(arguments, got), each(arguments, torch.float64, lambda x, w: x @ w.T)
+    return defined(arguments, got), grouped.exact(arguments, _places(arguments))
 
 
 EXPERT = {layer: LINEAR[layer] for layer in ("expert_gate+up", "expert_down")}
@@ -218,7 +198,8 @@ EDGES = (
     GroupedGemmContiguous(e=33, t=40, n=64, k=128, topk=4, routing="zipf"),
     *(GroupedGemmContiguous(e=3, t=40, n=n, k=256, topk=2, routing="uniform") for n in (1, 8, 200)),
     *(GroupedGemmContiguous(e=3, t=40, n=n, k=k, topk=2, routing="uniform")
-      for n, k in ((576, 128), (2112, 128), (64, 640))),
+      for n, k in ((576, 128), (64, 640))),
+    GroupedGemmContiguous(e=2, t=20, n=2112, k=128, topk=2, routing="uniform"),
     *(
         GroupedGemmContiguous(e=3, t=70, n=72, k=384, topk=2, routing="uniform", data=data)
         for data in ("wide", "outlier", "cancelling", "saturating", "subnormal", "nonfinite")
