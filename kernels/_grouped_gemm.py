@@ -57,6 +57,83 @@ def choose(rows: int, experts: int, n: int, k: int, sms: int) -> Config:
 
 
 @triton.jit
+def _segments(counts_ptr, experts, rows, MASKED: tl.constexpr, EXPERTS: tl.constexpr):
+    """([EXPERTS] int32 first row of each expert, [EXPERTS] int32 rows of it that the buffer holds);
+    in the masked layout first rows are 0."""
+    places = tl.arange(0, EXPERTS)
+    # In 64 bits, so that counts which make no sense touch nothing outside the buffer.
+    counts = tl.load(counts_ptr + places, mask=places < experts, other=0).to(tl.int64)
+    counts = tl.maximum(counts, 0)
+    if MASKED:
+        starts = tl.zeros((EXPERTS,), tl.int64)
+    else:
+        lengths = (counts + 127) // 128 * 128
+        starts = tl.minimum(tl.cumsum(lengths, axis=0) - lengths, rows)
+    return starts.to(tl.int32), tl.minimum(counts, rows - starts).to(tl.int32)
+
+
+@triton.jit
+def _place(
+    inner, count, tiles_n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr
+):
+    """(first row, first column) of tile ``inner`` of an expert with ``count`` rows: GROUP_M tiles of
+    rows by all tiles of columns before its next rows."""
+    group = inner // (GROUP_M * tiles_n)
+    rows_in_group = tl.minimum(tl.cdiv(count, BLOCK_M) - group * GROUP_M, GROUP_M)
+    inner = inner % (GROUP_M * tiles_n)
+    start_m = (group * GROUP_M + inner % rows_in_group) * BLOCK_M
+    return start_m, inner // rows_in_group * BLOCK_N
+
+
+@triton.jit
+def _warm_scales(
+    x_scale_ptr, w_scale_ptr, start_m, count, k_blocks, stride_xs_m, stride_xs_k, stride_ws_k,
+    BLOCK_M: tl.constexpr,
+):  # fmt: skip
+    """Bring the scales of a tile, from an expert's first row and a block of its weight, to the L2."""
+    lanes = tl.arange(0, 128)
+    last = k_blocks - 1
+    lines: tl.constexpr = (BLOCK_M + 31) // 32
+    line_rows = tl.minimum(start_m + lanes % lines * 32, count - 1).to(tl.int64)
+    for ahead in range(0, k_blocks, 128 // lines):
+        block_of_lane = tl.minimum(ahead + lanes // lines, last).to(tl.int64)
+        warm_l2(x_scale_ptr + line_rows * stride_xs_m + block_of_lane * stride_xs_k)
+    warm_l2(w_scale_ptr + tl.minimum(lanes * 32, last).to(tl.int64) * stride_ws_k)
+
+
+@triton.jit
+def _sum(
+    x_desc, w_desc, x_scale_ptrs, w_scale_ptr, x_row, w_row, k_blocks, stride_xs_k, stride_ws_k,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PREFETCH: tl.constexpr,
+):  # fmt: skip
+    """[BLOCK_M, BLOCK_N] fp32: the sum over K of the tile at these rows of both operands."""
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    if PREFETCH:
+        x_scale = tl.load(x_scale_ptrs)
+        w_scale = tl.load(w_scale_ptr)
+    for block in range(k_blocks):
+        # The order matters to the compiler (docs/log.md): operands before scales.
+        if PREFETCH:
+            following = tl.cast(tl.minimum(block + 1, k_blocks - 1), tl.int64)
+            next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
+            next_w_scale = tl.load(w_scale_ptr + following * stride_ws_k)
+        x = x_desc.load([x_row, block * BLOCK_K])
+        w = w_desc.load([w_row, block * BLOCK_K])
+        if PREFETCH:
+            partial = tl.dot(x, w.T)
+            scale = x_scale * w_scale
+            x_scale, w_scale = next_x_scale, next_w_scale
+        else:
+            at = tl.cast(block, tl.int64)
+            scale = tl.load(x_scale_ptrs + at * stride_xs_k) * tl.load(
+                w_scale_ptr + at * stride_ws_k
+            )
+            partial = tl.dot(x, w.T)
+        acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
+    return acc
+
+
+@triton.jit
 def _grouped_gemm_kernel(
     x_desc, w_desc, out_ptr, x_scale_ptr, w_scale_ptr, counts_ptr, experts, rows, n, k,
     stride_xs_e, stride_xs_m, stride_xs_k, stride_ws_e, stride_ws_n, stride_ws_k,
@@ -67,18 +144,7 @@ def _grouped_gemm_kernel(
     tiles_n = tl.cdiv(n, BLOCK_N)
     k_blocks = k // BLOCK_K
     places = tl.arange(0, EXPERTS)
-    # In 64 bits, so that counts which make no sense touch nothing outside the buffer.
-    valid = tl.load(counts_ptr + places, mask=places < experts, other=0).to(tl.int64)
-    valid = tl.maximum(valid, 0)
-    if MASKED:
-        valid = tl.minimum(valid, rows)
-        starts = places * 0
-    else:
-        lengths = (valid + 127) // 128 * 128
-        starts = tl.minimum(tl.cumsum(lengths, axis=0) - lengths, rows)
-        valid = tl.minimum(valid, rows - starts)
-    starts = starts.to(tl.int32)
-    valid = valid.to(tl.int32)
+    starts, valid = _segments(counts_ptr, experts, rows, MASKED, EXPERTS)
     tiles = (valid + (BLOCK_M - 1)) // BLOCK_M * tiles_n
     ends = tl.cumsum(tiles, axis=0)
     expert = 0
@@ -94,13 +160,7 @@ def _grouped_gemm_kernel(
             first_tile = end_tile - tl.sum(tl.where(mine, tiles, 0), axis=0)
             first_row = tl.sum(tl.where(mine, starts, 0), axis=0)
             count = tl.sum(tl.where(mine, valid, 0), axis=0)
-        # GROUP_M tiles of rows by all tiles of columns before the expert's next rows.
-        inner = tile - first_tile
-        group = inner // (GROUP_M * tiles_n)
-        rows_in_group = tl.minimum(tl.cdiv(count, BLOCK_M) - group * GROUP_M, GROUP_M)
-        inner = inner % (GROUP_M * tiles_n)
-        start_m = (group * GROUP_M + inner % rows_in_group) * BLOCK_M
-        start_n = inner // rows_in_group * BLOCK_N
+        start_m, start_n = _place(tile - first_tile, count, tiles_n, BLOCK_M, BLOCK_N, GROUP_M)
         wide_expert = tl.cast(expert, tl.int64)
         if MASKED:
             origin = wide_expert * rows  # of the expert's rows among all of the buffer's
@@ -109,7 +169,6 @@ def _grouped_gemm_kernel(
             origin = tl.cast(first_row, tl.int64)
             x_scale_base = x_scale_ptr + origin * stride_xs_m
         x_row = origin.to(tl.int32) + start_m
-        w_row = expert * n + start_n
 
         own = start_m + tl.arange(0, BLOCK_M)
         # Rows past the end read the last one's scale, and nothing stores them.
@@ -117,39 +176,15 @@ def _grouped_gemm_kernel(
         x_scale_ptrs = x_scale_base + scale_rows * stride_xs_m
         w_scale_ptrs = w_scale_ptr + wide_expert * stride_ws_e
         w_scale_ptrs += tl.cast(start_n // 128, tl.int64) * stride_ws_n
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
         if WARM:
-            lanes = tl.arange(0, 128)
-            last = k_blocks - 1
-            lines: tl.constexpr = (BLOCK_M + 31) // 32
-            line_rows = tl.minimum(start_m + lanes % lines * 32, count - 1).to(tl.int64)
-            for ahead in range(0, k_blocks, 128 // lines):
-                block_of_lane = tl.minimum(ahead + lanes // lines, last).to(tl.int64)
-                warm_l2(x_scale_base + line_rows * stride_xs_m + block_of_lane * stride_xs_k)
-            warm_l2(w_scale_ptrs + tl.minimum(lanes * 32, last).to(tl.int64) * stride_ws_k)
-        if PREFETCH:
-            x_scale = tl.load(x_scale_ptrs)
-            w_scale = tl.load(w_scale_ptrs)
-        for block in range(k_blocks):
-            # The order matters to the compiler (docs/log.md): operands before scales.
-            if PREFETCH:
-                following = tl.cast(tl.minimum(block + 1, k_blocks - 1), tl.int64)
-                next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
-                next_w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
-            x = x_desc.load([x_row, block * BLOCK_K])
-            w = w_desc.load([w_row, block * BLOCK_K])
-            if PREFETCH:
-                partial = tl.dot(x, w.T)
-                scale = x_scale * w_scale
-                x_scale, w_scale = next_x_scale, next_w_scale
-            else:
-                at = tl.cast(block, tl.int64)
-                scale = tl.load(x_scale_ptrs + at * stride_xs_k) * tl.load(
-                    w_scale_ptrs + at * stride_ws_k
-                )
-                partial = tl.dot(x, w.T)
-            acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
-
+            _warm_scales(
+                x_scale_base, w_scale_ptrs, start_m, count, k_blocks, stride_xs_m, stride_xs_k,
+                stride_ws_k, BLOCK_M,
+            )  # fmt: skip
+        acc = _sum(
+            x_desc, w_desc, x_scale_ptrs, w_scale_ptrs, x_row, expert * n + start_n, k_blocks,
+            stride_xs_k, stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, PREFETCH,
+        )  # fmt: skip
         columns = start_n + tl.arange(0, BLOCK_N)
         inside = (own < count)[:, None] & (columns < n)[None, :]
         out_ptrs = out_ptr + (origin + own)[:, None] * n + columns[None, :]
