@@ -116,7 +116,8 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
     (e, c), n = arguments["x"].shape[:2], arguments["w"].shape[1]
     held = arguments["counts"].clamp(0, c)
     for first, last, row, end in grouped.runs(held.tolist(), n, elements):
-        experts, rows = slice(first, last), slice(row, end)
+        # Of several experts all rows, so that a result's part is a block of its memory.
+        experts, rows = slice(first, last), slice(row, end if last == first + 1 else c)
         part = arguments | {name: arguments[name][experts] for name in ("w", "w_scale")}
         part |= {name: arguments[name][experts, rows] for name in ("x", "x_scale")}
         part["counts"] = held[experts] - row
