@@ -157,7 +157,7 @@ SMALL: tuple[tuple[str, Case], ...] = (
         "grouped_gemm_contiguous",
         GroupedGemmContiguous(e=4, t=90, n=200, k=256, topk=2, routing="no_last", data="wide"),
     ),
-    ("grouped_gemm_contiguous", GroupedGemmContiguous(e=2, t=1300, n=65, k=128)),
+    ("grouped_gemm_contiguous", GroupedGemmContiguous(e=2, t=2300, n=65, k=128)),
     ("grouped_gemm_contiguous", GroupedGemmContiguous(e=7, t=20, n=130, k=384, out="fp32", routing="zipf")),
     ("grouped_gemm_masked", GroupedGemmMasked(e=4, c=66, t=200, n=200, k=256, data="cancelling")),
     ("grouped_gemm_masked", GroupedGemmMasked(e=3, c=200, t=60, n=17, k=128, routing="uniform", out="fp32")),
