@@ -210,6 +210,6 @@ EDGES = (
     GroupedGemmMasked(e=3, c=70, t=150, n=72, k=256, out="fp32"),
     # Elements past 2^31: of the output, and of the rows.
     GroupedGemmMasked(e=9, c=8192, t=72_000, n=32768, k=256),
-    GroupedGemmMasked(e=9, c=4096, t=4000, n=256, k=65536),
+    GroupedGemmMasked(e=9, c=16384, t=4000, n=256, k=16384),
 )  # fmt: skip
 CASES = PRODUCTION + EDGES
