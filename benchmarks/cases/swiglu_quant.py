@@ -90,7 +90,7 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     exact = gate * gate.sigmoid() * up
     if weight is not None:
         exact = exact * weight[taken, None].double()
-    return dequantised(*got, taken), exact
+    return dequantised(got[0], got[1], taken), exact
 
 
 EXPERTS: dict[str, Any] = {

@@ -91,7 +91,7 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     exact = gate.new_empty(len(taken), 2 * gate.shape[1])
     exact[:, : gate.shape[1]] = grad * up * slope
     exact[:, gate.shape[1] :] = grad * gate * one
-    return dequantised(*got[:2], taken), exact
+    return dequantised(got[0], got[1], taken), exact
 
 
 EXPERTS: dict[str, Any] = {
