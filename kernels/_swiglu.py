@@ -9,8 +9,8 @@ import triton.language as tl
 from kernels import _check
 from kernels._fp32 import sigmoid
 from kernels._grouped import owner, segment_ends
-from kernels._pow2 import quantised
-from kernels._quant import magnitude_bits, scale_from_bits
+from kernels._pow2 import quantised, scale_of
+from kernels._quant import magnitude_bits
 
 TILE = 128
 MAX_ROWS = (1 << 31) - 1
@@ -58,7 +58,7 @@ def write(
     POW2_SCALE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Quantise a tile [rows, TILE] of fp32 to ``channel`` of a [.., channels] payload and its scales."""
-    scale = scale_from_bits(tl.max(magnitude_bits(x), axis=1), 0.0, POW2_SCALE, False)
+    scale = scale_of(tl.max(magnitude_bits(x), axis=1), POW2_SCALE)
     q = quantised(x, scale[:, None], POW2_SCALE)
     columns = channel + tl.arange(0, TILE)
     tl.store(q_ptr + row[:, None] * channels + columns[None, :], q, mask=inside[:, None])

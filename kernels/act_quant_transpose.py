@@ -2,7 +2,7 @@
 reference_impl/act_quant_transpose.py.
 
 Bound: memory.  2 bytes in for bf16, 1 + 4/128 for e4m3, and 1 + 4/128 out an element.
-Plan: one program takes 128 tokens by 128 channels, a tile of each channel.  It reads four tensors of 32
+Plan: one program takes 128 tokens by 64 or 128 channels, a tile of each.  It reads four tensors of 32
 rows, the rows r = 0, 1, 2, 3 mod 4, 16 bytes a thread along channels, so that each thread has four
 tokens of a channel at hand: their payloads are one word, made without any exchange.  The words are
 then transposed through shared memory, a quarter of the accesses that bytes would take, and stored 16
@@ -17,13 +17,14 @@ import triton.language as tl
 
 from kernels import _check, _swiglu
 from kernels._device import Plan, Plans, layout
-from kernels._pow2 import quantised
-from kernels._quant import INF_BITS, magnitude_bits, scale_from_bits
+from kernels._pow2 import quantised, scale_of
+from kernels._quant import INF_BITS, magnitude_bits
 
 TILE = 128
 WORDS = TILE // 4
 VECTOR = 16  # channels that a thread may read at once
-WARPS = 4
+# Channels and warps of a program: 64 elements a thread, and of e4m3 a whole tile of the scales.
+BLOCKS = {torch.bfloat16: (64, 4), torch.float8_e4m3fn: (128, 8)}
 
 _plans = Plans()
 
@@ -33,75 +34,30 @@ def _act_quant_transpose_kernel(
     x_ptr, x_scale_ptr, counts_ptr, q_ptr, scale_ptr, lost_ptr,
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_q,
     SCALES: tl.constexpr, EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr,
-    TILE: tl.constexpr, WORDS: tl.constexpr,
+    CHANNELS: tl.constexpr, TILE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
-    blocks = tl.cdiv(channels, TILE)
+    blocks = tl.cdiv(channels, CHANNELS)
     block = tl.program_id(0) % blocks
     group = tl.program_id(0) // blocks
     end = _swiglu.rows_end(counts_ptr, rows, experts, group * TILE, EXPERTS)
     words = tl.arange(0, WORDS)
     row = group * TILE + words * 4
-    columns = block * TILE + tl.arange(0, TILE)
+    columns = block * CHANNELS + tl.arange(0, CHANNELS)
     held = columns < channels
     lost = 0
     if group * TILE < end:
-        v0 = _numbers(
-            x_ptr,
-            x_scale_ptr,
-            row,
-            end,
-            columns,
-            held,
-            block,
-            stride_x,
-            stride_sr,
-            stride_sc,
-            SCALES,
-        )
-        v1 = _numbers(
-            x_ptr,
-            x_scale_ptr,
-            row + 1,
-            end,
-            columns,
-            held,
-            block,
-            stride_x,
-            stride_sr,
-            stride_sc,
-            SCALES,
-        )
-        v2 = _numbers(
-            x_ptr,
-            x_scale_ptr,
-            row + 2,
-            end,
-            columns,
-            held,
-            block,
-            stride_x,
-            stride_sr,
-            stride_sc,
-            SCALES,
-        )
-        v3 = _numbers(
-            x_ptr,
-            x_scale_ptr,
-            row + 3,
-            end,
-            columns,
-            held,
-            block,
-            stride_x,
-            stride_sr,
-            stride_sc,
-            SCALES,
-        )
+        x, x_scale = x_ptr + columns, x_scale_ptr
+        if SCALES:
+            x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
+        v0 = _numbers(x, x_scale, row, end, held, stride_x, stride_sr, SCALES)
+        v1 = _numbers(x, x_scale, row + 1, end, held, stride_x, stride_sr, SCALES)
+        v2 = _numbers(x, x_scale, row + 2, end, held, stride_x, stride_sr, SCALES)
+        v3 = _numbers(x, x_scale, row + 3, end, held, stride_x, stride_sr, SCALES)
         amax_bits = tl.maximum(
             tl.maximum(magnitude_bits(v0), magnitude_bits(v1)),
             tl.maximum(magnitude_bits(v2), magnitude_bits(v3)),
         )
-        scale = scale_from_bits(tl.max(amax_bits, axis=0), 0.0, POW2_SCALE, False)
+        scale = scale_of(tl.max(amax_bits, axis=0), POW2_SCALE)
         tl.store(scale_ptr + group.to(tl.int64) * channels + columns, scale, mask=held)
         # Neighbours in the last dimensions, so that the casts, two at a time, make halves of a word.
         v = tl.join(tl.join(v0, v2), tl.join(v1, v3))
@@ -123,20 +79,14 @@ def _act_quant_transpose_kernel(
 
 
 @triton.jit
-def _numbers(
-    x_ptr, scale_ptr, row, end, columns, held, block, stride_x, stride_sr, stride_sc,
-    SCALES: tl.constexpr,
-):  # fmt: skip
-    """[rows, columns] fp32, times the row's scale where there are; 0 past the end."""
+def _numbers(x, scale, row, end, held, stride_x, stride_s, SCALES: tl.constexpr):
+    """[rows, channels] fp32, times the row's scale where there are; 0 past the end."""
     inside = row < end
-    row = row.to(tl.int64)
+    wide = row.to(tl.int64)
     mask = inside[:, None] & held[None, :]
-    v = tl.load(x_ptr + row[:, None] * stride_x + columns[None, :], mask=mask, other=0.0).to(
-        tl.float32
-    )
+    v = tl.load(x[None, :] + wide[:, None] * stride_x, mask=mask, other=0.0).to(tl.float32)
     if SCALES:
-        place = row * stride_sr + block.to(tl.int64) * stride_sc
-        v = v * tl.load(scale_ptr + place, mask=inside, other=1.0)[:, None]
+        v = v * tl.load(scale + wide * stride_s, mask=inside, other=1.0)[:, None]
     return v
 
 
@@ -209,13 +159,13 @@ def _checked_plan(
     _swiglu.grouped(counts, None, rows)
     _check.flag("pow2_scale", pow2_scale)
     _check.runnable("x", x, *_swiglu.present(x_scale=x_scale, counts=counts))
-    groups, blocks = triton.cdiv(rows, TILE), triton.cdiv(channels, TILE)
+    groups, (block, warps) = triton.cdiv(rows, TILE), BLOCKS[x.dtype]
     experts, padded_experts = _swiglu.experts(counts)
     return Plan(
-        _act_quant_transpose_kernel, (groups * blocks,),
+        _act_quant_transpose_kernel, (groups * triton.cdiv(channels, block),),
         (rows, channels, experts, x.stride(0), *strides, groups * WORDS),
         {
             "SCALES": x_scale is not None, "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale,
-            "TILE": TILE, "WORDS": WORDS,
-        }, num_warps=WARPS,
+            "CHANNELS": block, "TILE": TILE, "WORDS": WORDS,
+        }, num_warps=warps,
     )  # fmt: skip
