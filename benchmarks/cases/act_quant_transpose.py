@@ -130,7 +130,7 @@ PRODUCTION = (
     *(ActQuantTranspose(t=300_001, c=HIDDEN, x=x, layer="dense") for x in BYTES),
 )
 EDGES = (
-    *(ActQuantTranspose(t=t, c=128, x=x) for t in (0, 1, 3, 127, 129) for x in BYTES),
+    *(ActQuantTranspose(t=t, c=256, x=x) for t in (0, 1, 3, 127, 129) for x in BYTES),
     *(ActQuantTranspose(t=t, c=c, pow2=False) for t, c in ((257, 16), (6, 144), (130, 272))),
     *(ActQuantTranspose(t=t, c=128, e=8, k=2, x=x) for t in (0, 1, 20) for x in BYTES),
     *(
