@@ -87,17 +87,15 @@ def gate_up(name: str, value: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> 
     return rows, channels // 2
 
 
-def scales(
-    name: str, value: torch.Tensor | None, of: str, x: torch.Tensor, tile: int = TILE
-) -> tuple[int, ...]:
-    """Strides of the scales ``value`` of ``x``, e4m3 with one for each ``tile`` channels, or of none."""
+def scales(name: str, value: torch.Tensor | None, of: str, x: torch.Tensor) -> tuple[int, ...]:
+    """Strides of the scales ``value`` of ``x``, e4m3 with one for each TILE channels, or of none."""
     if x.dtype != torch.float8_e4m3fn:
         if value is not None:
             raise TypeError(
                 f"{name}: expected None for {of} of bfloat16, got {type(value).__name__}"
             )
         return 0, 0
-    _check.tensor(name, value, (torch.float32,), (x.shape[0], x.shape[1] // tile))
+    _check.tensor(name, value, (torch.float32,), (x.shape[0], x.shape[1] // TILE))
     assert value is not None
     return value.stride()
 
