@@ -210,6 +210,17 @@ def test_units_do_not_overflow(function: Callable[..., Any], device: str) -> Non
     assert_equal(function(x, idx, alpha=0.5)[0], torch.full((1,), 0.5, device=device), Exact())
 
 
+@BOTH
+def test_units_are_cut_off(function: Callable[..., Any], device: str) -> None:
+    """A share of 2.5 units counts as 2."""
+    x = torch.tensor([[50.0, -26.8]], device=device).expand(4, 2)
+    share = sigmoid(x[0]).double() / sigmoid(x[0]).double().sum()
+    assert 2.5 < share[1].item() * 2**40 < 2.6
+    idx = torch.ones(4, 1, dtype=torch.int64, device=device)
+    want = torch.full((1,), 2 * 2.0**-40, device=device)
+    assert_equal(function(x, idx, alpha=0.5)[0], want, Exact())
+
+
 def test_launches() -> None:
     """Two, and none without tokens; grids stay inside CUDA's limits."""
     for tokens, length in ((0, None), (4096, None), (1 << 22, None), (1 << 22, 1)):
