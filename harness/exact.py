@@ -1,10 +1,10 @@
 """``python -m harness.exact [OPERATOR...]``: every element of every timed case against the reference.
 
 The sweep models a sample of a large product (benchmarks.parity); this models all of it, on the GPU,
-a part at a time (``parts`` of the case module) so that no more than 4 GiB are held beside the problem.  Results
-lie in memory filled with NaN before, so that an element nobody wrote shows.  ``--configs`` also runs
-every configuration of a kernel that has several (``CONFIGS`` and ``run`` of its module), not only
-the one its launcher chooses.
+a part at a time (``parts`` of the case module), so that no more than 4 GiB are held beside the
+problem itself.  Results lie in memory filled with NaN before, so that an element nobody wrote shows.
+``--configs`` also runs every configuration of a kernel that has several (``CONFIGS`` and ``run`` of
+its module), not only the one its launcher chooses.
 
 Exit codes: 0 nothing differs, 1 something differs or fails, 2 the command line asks for what there
 is not, 3 there is no Hopper GPU.

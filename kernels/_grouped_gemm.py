@@ -49,8 +49,12 @@ CONFIGS = (LARGE, WIDE, SMALL)
 
 
 def choose(rows: int, experts: int, n: int, k: int, sms: int) -> Config:
-    """Configuration for about ``rows`` rows an expert."""
-    if rows >= 256:
+    """Configuration for about ``rows`` rows an expert; in the masked layout, for as many at most.
+
+    Up to 256 rows the weights' bytes are most of the time, and what counts is to keep many of them in
+    flight; these are choices by reckoning, not yet measured.
+    """
+    if rows > 256:
         return WIDE if k <= 2048 else LARGE
     tiles = experts * triton.cdiv(rows, WIDE.block_m) * triton.cdiv(n, WIDE.block_n)
     return WIDE if tiles >= WIDE.programs_per_sm * sms else SMALL

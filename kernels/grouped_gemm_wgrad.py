@@ -93,16 +93,15 @@ def _grouped_wgrad_kernel(
                 acc = tl.load(out_ptrs, mask=inside, other=0.0)
             else:
                 acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-            wide_first = tl.cast(first, tl.int64)
-            grad_ptrs = grad_scale_ptr + wide_first * n + rows_n
-            x_ptrs = x_scale_ptr + wide_first * k + columns_k
             for block in range(count):
                 row = (first + block) * BLOCK_R
                 grad = grad_desc.load([start_n, row])
                 x = x_desc.load([start_k, row])
-                step = tl.cast(block, tl.int64)
-                grad_scale = tl.load(grad_ptrs + step * n, mask=inside_n, other=0.0)
-                x_scale = tl.load(x_ptrs + step * k, mask=inside_k, other=0.0)
+                row_block = tl.cast(first + block, tl.int64)
+                grad_scale = tl.load(
+                    grad_scale_ptr + row_block * n + rows_n, mask=inside_n, other=0.0
+                )
+                x_scale = tl.load(x_scale_ptr + row_block * k + columns_k, mask=inside_k, other=0.0)
                 partial = tl.dot(grad, x.T)
                 acc = tl.fma(partial, grad_scale[:, None] * x_scale[None, :], acc)
             tl.store(out_ptrs, acc, mask=inside)

@@ -122,6 +122,12 @@ def runs(counts: list[int], width: int, elements: int) -> Iterator[tuple[int, in
         yield first, len(counts), 0, max(counts[first:])
 
 
+def drawn(case: Any) -> bool:
+    """Whether a case is small enough to ask for its counts before it is run: they take 0.2 s for 16384
+    tokens, and whoever lists cases asks for their interpreter steps."""
+    return bool(case.t * case.n * case.k < 1 << 26)
+
+
 def steps(rows: int, counts: tuple[int, ...], n: int, k: int) -> int:
     """Interpreter steps of a product with a buffer of ``rows``, in tiles of 64x64: a program takes
     4/3 of one to sum up the counts, a tile as much, and a k-block 2/3."""

@@ -96,6 +96,9 @@ class GroupedGemmMasked(Case):
         )
 
     def interpreter_steps(self) -> int:
+        if not grouped.drawn(self):
+            rows = self.t * self.topk
+            return grouped.steps(self.e * self.c, (-(-rows // self.e),) * self.e, self.n, self.k)
         return grouped.steps(self.e * self.c, self.counts, self.n, self.k)
 
 

@@ -92,6 +92,8 @@ class GroupedGemmWgrad(Case):
         return Cost(flops=0, read=self.spare * (128 + 4) * (self.n + self.k), written=0)
 
     def interpreter_steps(self) -> int:
+        if not grouped.drawn(self):
+            return -(-self.n // 64) * -(-self.k // 128) * (4 * self.e + self.t * self.topk // 21)
         tiles = -(-self.n // 64) * -(-self.k // 128)
         return tiles * (4 * self.e + 6 * (self._used() // 128))
 
