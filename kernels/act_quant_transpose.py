@@ -63,7 +63,9 @@ def _act_quant_transpose_kernel(
         v = tl.join(tl.join(v0, v2), tl.join(v1, v3))
         q = quantised(v, scale[None, :, None, None], POW2_SCALE)
         if SCALES:
-            lost = tl.sum(_changed(v, q, scale[None, :, None, None]).to(tl.int32))
+            # Not from ``q``: Triton 3.6 took its payloads in another order than the numbers'.
+            lost = _changed(v0, scale, POW2_SCALE) + _changed(v1, scale, POW2_SCALE)
+            lost += _changed(v2, scale, POW2_SCALE) + _changed(v3, scale, POW2_SCALE)
             # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
             past = tl.maximum(group * TILE + TILE - end, 0)
             spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
@@ -91,8 +93,10 @@ def _numbers(x, scale, row, end, held, stride_x, stride_s, SCALES: tl.constexpr)
 
 
 @triton.jit
-def _changed(v, q, scale):
-    return q.to(tl.float32) * scale != v
+def _changed(v, scale, POW2_SCALE: tl.constexpr):
+    """Elements of [rows, channels] that are not what their payload gives back."""
+    q = quantised(v, scale[None, :], POW2_SCALE)
+    return tl.sum((q.to(tl.float32) * scale[None, :] != v).to(tl.int32))
 
 
 @triton.jit

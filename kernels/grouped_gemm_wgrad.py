@@ -63,16 +63,12 @@ def _grouped_wgrad_kernel(
     firsts = tl.minimum(tl.cumsum(blocks, axis=0) - blocks, rows // BLOCK_R)
     blocks = tl.minimum(blocks, rows // BLOCK_R - firsts).to(tl.int32)
     firsts = firsts.to(tl.int32)
-    held = -1
-    first = 0
-    count = 0
     for tile in range(tl.program_id(0), experts * tiles_n * tiles_k, NUM_PROGRAMS):
         expert = tile // (tiles_n * tiles_k)
-        if expert != held:
-            held = expert
-            mine = places == expert
-            first = tl.sum(tl.where(mine, firsts, 0), axis=0)
-            count = tl.sum(tl.where(mine, blocks, 0), axis=0)
+        # Looked up for each tile: carried from one to the next, Triton 3.6 made a 0 of ``count``.
+        mine = places == expert
+        first = tl.sum(tl.where(mine, firsts, 0), axis=0)
+        count = tl.sum(tl.where(mine, blocks, 0), axis=0)
         if count > 0 or not ADD:
             # GROUP_N tiles of output channels by all of the input's before the next ones.
             inner = tile % (tiles_n * tiles_k)

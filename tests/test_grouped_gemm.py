@@ -20,6 +20,7 @@ from kernels._grouped_gemm import CONFIGS, Config
 from reference_impl.fp8_gemm import fp8_gemm
 from reference_impl.wgmma import partials
 from tests._guards import PATTERN, guarded
+from tests._operands import on
 from tests.test_inputs import refuse
 
 if TYPE_CHECKING:
@@ -300,9 +301,7 @@ def test_refused(
     stem: str, name: str, bad: Any, error: type[Exception], said: str, device: str
 ) -> None:
     arguments = GOOD[stem] | {name: bad}
-    for key, value in arguments.items():
-        if isinstance(value, torch.Tensor):
-            arguments[key] = value.to(device)
+    arguments = on(device, arguments)
     refuse(stem, arguments, error, f"{name}: {said}")
 
 

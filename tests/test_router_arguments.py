@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from benchmarks import cases
+from tests._operands import on
 from tests.test_inputs import refuse
 
 INF, NAN = math.inf, math.nan
@@ -97,13 +98,6 @@ REFUSED: list[tuple[str, str, Any, type[Exception], str]] = [
     ("sequence_balance_loss", "sequence_length", 0, ValueError, "1 to 4194304, got 0"),
     ("sequence_balance_loss", "sequence_length", 2.0, TypeError, f"{WHOLE}, got float"),
 ]  # fmt: skip
-
-
-def on(device: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: part.to(device) if isinstance(part, torch.Tensor) else part
-        for key, part in arguments.items()
-    }
 
 
 @pytest.mark.parametrize(("stem", "name", "value", "error", "said"), REFUSED)

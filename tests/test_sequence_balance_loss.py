@@ -17,6 +17,7 @@ from kernels.sequence_balance_loss import STEPS, TILE, sequence_balance_loss
 from reference_impl import sequence_balance_loss as reference
 from reference_impl._fp32 import sigmoid
 from tests._guards import guarded
+from tests._operands import on
 from tests.test_topk_gate import pairs, rounded
 
 if TYPE_CHECKING:
@@ -27,13 +28,6 @@ BOTH = pytest.mark.parametrize(
     "function", [sequence_balance_loss, reference.sequence_balance_loss],
     ids=["kernel", "reference"],
 )  # fmt: skip
-
-
-def on(device: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {
-        key: part.to(device) if isinstance(part, torch.Tensor) else part
-        for key, part in arguments.items()
-    }
 
 
 @pytest.mark.parametrize("data", ["normal", "saturated", "bottom"])

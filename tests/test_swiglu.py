@@ -19,6 +19,7 @@ from kernels.swiglu_quant_backward import swiglu_quant_backward
 from reference_impl import swiglu_quant as reference
 from reference_impl import swiglu_quant_backward as reference_backward
 from reference_impl._fp32 import sigmoid
+from tests._operands import on
 from tests.test_reference import fused, nearest, payload_of, scale_of
 
 if TYPE_CHECKING:
@@ -170,14 +171,6 @@ def test_the_gradients(device: str) -> None:
     error = (got_weight[taken].double() - want_weight).abs()
     assert (error <= size * roundings / (1 - roundings)).all()
     assert error.any()
-
-
-def on(device: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same arguments there, with their strides."""
-    return {
-        name: part.to(device) if isinstance(part, torch.Tensor) else part
-        for name, part in arguments.items()
-    }
 
 
 @pytest.mark.parametrize("pow2", [False, True])

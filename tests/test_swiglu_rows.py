@@ -17,8 +17,8 @@ from kernels.swiglu_quant_backward import swiglu_quant_backward
 from reference_impl import swiglu_quant as reference
 from reference_impl import swiglu_quant_backward as reference_backward
 from tests._guards import PATTERN, guarded
+from tests._operands import on
 from tests.test_inputs import refuse
-from tests.test_swiglu import on
 
 if TYPE_CHECKING:
     from collections.abc import Callable

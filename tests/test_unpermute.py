@@ -17,6 +17,7 @@ from kernels.unpermute_backward import unpermute_backward
 from reference_impl import unpermute as reference
 from reference_impl import unpermute_backward as reference_backward
 from tests._guards import PATTERN, guarded
+from tests._operands import on
 from tests.test_inputs import refuse
 from tests.test_reference import fused, nearest
 
@@ -57,10 +58,6 @@ def one_token(*numbers: float) -> dict[str, Any]:
     """A token with one row for each number, in every channel."""
     rows = torch.tensor(numbers)[:, None].expand(-1, 128).to(BF16)
     return {"rows": rows, "slot": torch.arange(len(numbers), dtype=torch.int32)[None]}
-
-
-def on(device: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    return {name: value.to(device) for name, value in arguments.items()}
 
 
 @BOTH
