@@ -75,7 +75,9 @@ def cells(row: Row) -> list[str]:
 
 
 def signed(value: float) -> str:
-    """A relative change as a percentage."""
+    """A relative change as a percentage; what has more than doubled, as a factor."""
+    if value > 1:
+        return f"x {1 + value:.3g}"
     return f"{value:+.2%}".replace("%", " %")
 
 

@@ -40,12 +40,18 @@ def times(
     """Rows of what the statistics decide."""
     rows = []
     for metric in (*TIMED, "launch_us"):
-        held: dict[Case, dict[tuple[int, str], Number]] = defaultdict(dict)
+        found: dict[Case, dict[tuple[int, str], Number]] = defaultdict(dict)
         for process in processes:
             for row in process.samples:
                 if row["metric"] == metric and plan.wanted(chosen, row["operator"], row["case"]):
                     which = Case(row["operator"], row["case"], row["implementation"])
-                    held[which][process.turn.pair, process.turn.side] = _number(row)
+                    found[which][process.turn.pair, process.turn.side] = _number(row)
+        # What only one side has is said elsewhere, by its status.
+        held = {
+            which: numbers
+            for which, numbers in found.items()
+            if {side for _, side in numbers} == set(plan.SIDES)
+        }
         # Same programs are no candidates: among them every change is a false one.
         noise = {which for which in held if metric in TIMED and programs.get(which) == ""}
         for family in (set(held) - noise, noise):
