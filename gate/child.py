@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,17 @@ class Worker(worker.Worker):
     def todo(self) -> list[Task]:
         return self.steps
 
+    def present(self) -> None:
+        """Raise NotImplementedError for what this commit lacks, before torch is loaded for it."""
+        if find_spec("kernels") is None or find_spec(f"kernels.{self.stem}") is None:
+            raise NotImplementedError(f"kernels has no {self.stem} at this commit")
+
+    def accuracy(self, task: Task) -> None:
+        self.present()
+        super().accuracy(task)
+
     def codegen(self, task: Task) -> None:
+        self.present()
         calls: list[str] = []
         with _listen(calls):
             super().codegen(task)

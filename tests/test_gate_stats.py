@@ -204,7 +204,8 @@ def test_too_few_processes_decide_nothing(pairs: int) -> None:
 
 
 def test_two_blocks_see_what_is_large() -> None:
-    assert decide(*(side[:4] for side in sides(0.05))).verdict == REGRESSED
+    base, head = sides(0.05)
+    assert decide(base[:4], head[:4]).verdict == REGRESSED
 
 
 def test_the_threshold_is_the_rules() -> None:
