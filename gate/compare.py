@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks import fingerprint
 from gate import log, plan, report, runner, stats, verdict
-from harness import _problem
+from harness import _problem, doctor
 from harness.bench import BenchError, resolve
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gate.verdict import Result
 
 BLOCKS = 5
+NEEDED = ("torch", "triton", "numpy", "scipy", "rich")
 ALLOWED = 0.2
 INTERRUPTED = 130
 
@@ -76,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = plan.select(options.filters)
     except ValueError as error:  # _problem.UsageError is one
         line.error(str(error))
+    # Before an hour of measuring, not after it.
+    doctor.require(NEEDED, "python -m gate compare")
     try:
         result, about = compare(options, chosen, rule)
     except BenchError as error:

@@ -128,7 +128,8 @@ def table(result: Result, about: About, console: Console) -> None:
 
 
 def issue(result: Result, about: About) -> str:
-    """The same as Markdown.  Hashes, labels and numbers only; no commit's message is posted."""
+    """The same as Markdown.  What a commit says of itself is not in it, except the reason of a failure,
+    which stands as code."""
     first, *rest = summary(result, about)
     parts = [f"**{first}**", "\n".join(f"- {line}" for line in rest)]
     rows = [row for row in shown(result.rows) if row.verdict != stats.SAME]
