@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from benchmarks import fingerprint
 from gate import log, plan, report, runner, stats, verdict
 from harness import _problem, doctor
-from harness.bench import BenchError, resolve
+from harness.bench import BenchError, dirty, limits, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -104,6 +104,9 @@ def compare(
     path = options.log or runner.log_path(root, base, head)
     wanted = runner.Comparison(root, base, head, chosen, options.blocks, path.absolute())
     if not options.no_measure:
+        for said in (dirty(root, [options.base, options.head], [base, head]), limits()):
+            if said:
+                _tell(said)
         runner.measure(wanted, _tell)
     held = _held(wanted, newest=options.no_measure)
     result = verdict.judge(held, chosen, rule, options.allow_inconclusive)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gate import stats
-from gate.rows import CHANGED, noise_floor
+from gate.rows import CHANGED, TIMED, noise_floor
 from harness._markdown import NONE, markdown
 
 if TYPE_CHECKING:
@@ -67,10 +67,8 @@ def cells(row: Row) -> list[str]:
     if which.implementation != "kernels":
         name = f"{which.implementation} {name}"
     verdict = row.verdict if row.gates else f"({row.verdict})"
-    sides = [
-        NONE if math.isnan(value) and not row.decision else f"{value:.5g}"
-        for value in (row.base, row.head)
-    ]
+    untimed = row.metric in TIMED and row.decision is None
+    sides = [NONE if untimed else f"{value:.5g}" for value in (row.base, row.head)]
     return [which.operator, which.case, name, *sides, change, interval, verdict, row.note]
 
 
@@ -140,8 +138,12 @@ def issue(result: Result, about: About) -> str:
             parts.append(f"and {len(rows) - MOST} more")
     for title, found in (("Broken", result.broken), ("Not compared", result.other)):
         if found:
-            parts.append(f"### {title}\n\n" + "\n".join(f"    {line}" for line in found[:MOST]))
+            parts.append(f"### {title}\n\n" + _code(found[:MOST]))
     return "\n\n".join(parts) + "\n"
+
+
+def _code(lines: Iterable[str]) -> str:
+    return "\n".join("    " + " ".join(line.split()) for line in lines)
 
 
 def _escaped(texts: Iterable[str]) -> list[str]:

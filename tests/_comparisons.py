@@ -12,6 +12,7 @@ from tests._nights import CASE, FACTS, OPERATOR, Project
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 KERNEL = {
     "name": "k",
@@ -26,9 +27,10 @@ KERNEL = {
 class Comparison:
     """A log, and the verdict on it.  Its processes end in the order in which they are written."""
 
-    def __init__(self, project: Project) -> None:
+    def __init__(self, project: Project, folder: Path) -> None:
         self.project = project
-        self.path = project.root / "comparison.jsonl"
+        self.folder = folder
+        self.path = folder / "comparison.jsonl"
         self.facts = dict(FACTS)
         self.measuring = "clock"
         self.repeat = 1  # of the samples in a process
@@ -97,14 +99,14 @@ class Comparison:
         return compare.main(
             [
                 self.project.base, self.project.head, OPERATOR, CASE, "--no-measure",
-                "--log", str(self.path), "--json", str(self.project.root / "out.json"), *arguments,
+                "--log", str(self.path), "--json", str(self.folder / "out.json"), *arguments,
             ]
         )  # fmt: skip
 
     def rows(self, *arguments: str) -> dict[str, dict[str, Any]]:
         """The verdicts on the one case, by metric."""
         self.call(*arguments)
-        told = json.loads((self.project.root / "out.json").read_text())
+        told = json.loads((self.folder / "out.json").read_text())
         return {row["metric"]: row for row in told["rows"] if row["case"] == CASE}
 
 

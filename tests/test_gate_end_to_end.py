@@ -27,13 +27,13 @@ class Repository(NamedTuple):
     root: Path
     commits: dict[str, str]
 
-    def log(self, head: str) -> Path:
+    def path(self, head: str) -> Path:
         return self.root / f"{head}.jsonl"
 
     def arguments(self, head: str, *more: str) -> list[str]:
         return [
             "compare", self.commits["first"], self.commits[head], *more,
-            "--log", str(self.log(head)), "--json", str(self.root / f"{head}.json"),
+            "--log", str(self.path(head)), "--json", str(self.root / f"{head}.json"),
         ]  # fmt: skip
 
     def compare(self, head: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -45,7 +45,7 @@ class Repository(NamedTuple):
         return {(row["case"], row["metric"]): row for row in told["rows"]}
 
     def processes(self, head: str) -> list[log.Process]:
-        return log.read(self.log(head), lambda _: None)
+        return log.read(self.path(head), lambda _: None)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def slower(repository: Repository) -> tuple[Repository, bytes, subprocess.Comple
         time.sleep(0.05)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "it ended by itself"
-    left = repository.log("slower").read_bytes()
+    left = repository.path("slower").read_bytes()
     return repository, left, repository.compare("slower", *more)
 
 
@@ -95,7 +95,7 @@ def test_a_slower_reference_is_a_regression(slower: Slower) -> None:
 
 def test_kill_9_costs_the_process_at_hand_alone(slower: Slower) -> None:
     repository, left, _ = slower
-    assert repository.log("slower").read_bytes().startswith(left.rsplit(b"\n", 1)[0])
+    assert repository.path("slower").read_bytes().startswith(left.rsplit(b"\n", 1)[0])
     turns = [process.turn for process in repository.processes("slower")]
     assert len(turns) == len(set(turns)), "measured twice"
     kept = [json.loads(line) for line in left.splitlines() if line.endswith(b"}")]
@@ -107,7 +107,7 @@ def test_kill_9_costs_the_process_at_hand_alone(slower: Slower) -> None:
 def test_each_process_is_a_fresh_one_of_its_own_commit(slower: Slower) -> None:
     repository, _, _ = slower
     sides = {plan.BASE: repository.commits["first"], plan.HEAD: repository.commits["slower"]}
-    rows = [json.loads(line) for line in repository.log("slower").read_text().splitlines()]
+    rows = [json.loads(line) for line in repository.path("slower").read_text().splitlines()]
     assert {row["commit"] for row in rows} == set(sides.values())
     for row in rows:
         assert row["commit"] == sides[row["side"]]
@@ -118,10 +118,10 @@ def test_each_process_is_a_fresh_one_of_its_own_commit(slower: Slower) -> None:
 
 def test_a_rerun_measures_nothing(slower: Slower) -> None:
     repository, _, _ = slower
-    before = repository.log("slower").read_bytes()
+    before = repository.path("slower").read_bytes()
     done = repository.compare("slower", "pause", "--blocks", str(BLOCKS))
     assert done.returncode == 10
-    assert repository.log("slower").read_bytes() == before
+    assert repository.path("slower").read_bytes() == before
 
 
 @pytest.mark.skipif(importlib.util.find_spec("nox") is None, reason="nox is not installed")
