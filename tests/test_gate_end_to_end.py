@@ -18,6 +18,8 @@ from gate import log, plan
 from tests._miniature.build import environment, run
 from tests._throwaway.build import build
 
+pytest.importorskip("scipy")
+pytest.importorskip("rich")
 PATIENCE_S = 120.0
 BLOCKS = 2
 pytestmark = pytest.mark.cpu
@@ -162,6 +164,18 @@ def test_an_accident_is_no_verdict(slower: Slower) -> None:
     assert run(repository.root, "gate", "compare", "HEAD").returncode == 2
     assert run(repository.root, "gate", "nonsense").returncode == 2
     assert run(repository.root, "gate").returncode == 0
+
+
+def test_a_commit_that_dies_is_broken_and_costs_that_case_alone(repository: Repository) -> None:
+    """The others of the same operator are measured, in the blocks after the one in which it died."""
+    done = repository.compare("dies", "pause", "--blocks", str(BLOCKS))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "broken: pause n=1 reference, time: died: killed by SIGSEGV" in done.stdout
+    rows = repository.rows("dies")
+    assert rows["n=2", "cpu_us"]["pairs"] == 2
+    assert ("n=1", "cpu_us") not in rows
+    died = [one for one in repository.processes("dies") if one.outcome == log.DIED]
+    assert {(one.turn.block, one.turn.side) for one in died} == {(0, plan.HEAD)}
 
 
 def test_machine_code_decides_what_is_the_same_program(repository: Repository) -> None:

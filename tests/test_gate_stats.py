@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+pytest.importorskip("scipy")
 BLOCKS = 5
 PAIRS = stats.PAIRS_A_BLOCK * BLOCKS
 # Scatter of a process, in percent, that leaves a mean of ten pairs no doubt.

@@ -1,4 +1,4 @@
-"""Makes the repository: three commits."""
+"""Makes the repository: four commits."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ class Commit(NamedTuple):
     seconds: float = 0.002
     group: int = 4
     comment: str = "a word"
+    dies: bool = False
 
 
-# Slower on purpose; another swizzle of n = 2048, and for n = 4096 other words alone, which move lines.
+# Slower on purpose; dead at n = 1; another swizzle of n = 2048, and for n = 4096 other words alone,
+# which move lines.
 COMMITS = {
     "first": Commit(),
     "slower": Commit(seconds=0.008),
+    "dies": Commit(dies=True),
     "tuned": Commit(group=8, comment="other\n# words"),
 }
 
