@@ -102,7 +102,13 @@ def measure(wanted: Comparison, tell: Callable[[str], None]) -> None:
 
 
 def _turns(wanted: Comparison) -> list[Turn]:
-    return list(plan.turns(list(wanted.chosen), wanted.blocks, hopper=has_hopper()))
+    """All processes that have something to do on this machine."""
+    hopper = has_hopper()
+    return [
+        turn
+        for turn in plan.turns(list(wanted.chosen), wanted.blocks, hopper=hopper)
+        if plan.steps(turn, wanted.chosen[turn.operator], hopper=hopper)
+    ]
 
 
 def _labels(wanted: Comparison, held: Sequence[log.Process]) -> dict[str, list[str]]:

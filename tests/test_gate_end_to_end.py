@@ -18,8 +18,8 @@ from gate import log, plan
 from tests._miniature.build import environment, run
 from tests._throwaway.build import build
 
-pytest.importorskip("scipy")
-pytest.importorskip("rich")
+pytest.importorskip("scipy", reason="the gate needs scipy")
+pytest.importorskip("rich", reason="the gate needs rich")
 PATIENCE_S = 120.0
 BLOCKS = 2
 pytestmark = pytest.mark.cpu
@@ -123,6 +123,7 @@ def test_a_rerun_measures_nothing(slower: Slower) -> None:
     before = repository.path("slower").read_bytes()
     done = repository.compare("slower", "pause", "--blocks", str(BLOCKS))
     assert done.returncode == 10
+    assert "0 processes to run" in done.stdout
     assert repository.path("slower").read_bytes() == before
 
 

@@ -23,8 +23,8 @@ from tests._miniature.build import ROOT
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("scipy")
-pytest.importorskip("rich")
+pytest.importorskip("scipy", reason="the gate needs scipy")
+pytest.importorskip("rich", reason="the gate needs rich")
 ABOUT = report.About("a" * 40, "b" * 40, "a box", 5, "log")
 
 

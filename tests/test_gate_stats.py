@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-pytest.importorskip("scipy")
+pytest.importorskip("scipy", reason="the gate needs scipy")
 BLOCKS = 5
 PAIRS = stats.PAIRS_A_BLOCK * BLOCKS
 # Scatter of a process, in percent, that leaves a mean of ten pairs no doubt.

@@ -16,8 +16,8 @@ from tests._nights import CASE, OPERATOR, Project
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytest.importorskip("scipy")
-pytest.importorskip("rich")
+pytest.importorskip("scipy", reason="the gate needs scipy")
+pytest.importorskip("rich", reason="the gate needs rich")
 QUIET = [100.0, 100.2, 99.9, 100.1, 99.8, 100.0, 100.3, 99.9]
 WILD = [100.0, 104.0, 97.0, 101.0, 95.0, 99.0, 106.0, 98.0]
 OTHER = [case.label for case in cases.load(OPERATOR).CASES if case.bench][1]
