@@ -117,11 +117,7 @@ def compare(
 
 def _held(wanted: runner.Comparison, *, newest: bool) -> list[Process]:
     """The log's processes of these commits, of this machine, or of that which was measured last."""
-    processes = [
-        process
-        for process in log.read(wanted.path, _tell)
-        if process.commit == wanted.commit(process.turn.side)
-    ]
+    processes = wanted.processes(_tell)
     if not processes:
         return []
     if newest:

@@ -2,9 +2,9 @@
 
 Every row carries ``side``, ``step``, ``block`` and ``position`` beside its commit and process.  The
 ``process`` row of a child is written when it has ended, with ``outcome`` (``ended`` or ``died``),
-``reason``, ``at`` (the case it died at), ``measuring`` and ``reference`` (hashes of the measuring code
-and of the commit's reference_impl): rows of a
-process that has none were cut off with the comparison, and do not count.
+``reason``, ``cases`` (that it was to look at), ``at`` (the one it died at), ``measuring`` and
+``reference`` (hashes of the measuring code and of the commit's reference_impl): rows of a process that
+has none were cut off with the comparison, and do not count.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Writer(rawlog.Writer):
 class Process:
     """One process that ended, and what it left.
 
-    reference: hash of the code of its reference_impl.  at: the (case, implementation) it died at,
-    where it did and got that far.
+    reference: hash of the code of its reference_impl.  cases: labels of those it was to look at.
+    at: the (case, implementation) it died at, where it did and got that far.
     """
 
     turn: Turn
@@ -51,6 +51,7 @@ class Process:
     reference: str
     outcome: str
     reason: str
+    cases: tuple[str, ...]
     at: tuple[str, str] | None
     samples: list[dict[str, Any]] = field(default_factory=list)
     statuses: list[dict[str, Any]] = field(default_factory=list)
@@ -89,17 +90,18 @@ def _process(row: dict[str, Any]) -> Process | None:
         reference=row.get("reference", ""),
         outcome=row["outcome"],
         reason=row.get("reason", ""),
+        cases=tuple(row.get("cases", ())),
         at=(at[0], at[1]) if at else None,
     )
 
 
 def alike(processes: Iterable[Process], facts: dict[str, str], measuring: str) -> list[Process]:
-    """Those measured on a machine with these facts, by this measuring code; the first of each turn."""
-    kept: dict[Turn, Process] = {}
-    for process in processes:
-        if process.facts == facts and process.measuring == measuring:
-            kept.setdefault(process.turn, process)
-    return list(kept.values())
+    """Those measured on a machine with these facts, by this measuring code."""
+    return [
+        process
+        for process in processes
+        if process.facts == facts and process.measuring == measuring
+    ]
 
 
 def measuring() -> str:

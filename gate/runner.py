@@ -23,6 +23,7 @@ from harness.bench import BenchError, checkout, git
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from gate.log import Process
     from gate.plan import Turn
 
 FOLDER = Path(".gate")
@@ -53,6 +54,14 @@ class Comparison:
         """Hash of a side."""
         return self.base if side == plan.BASE else self.head
 
+    def processes(self, tell: Callable[[str], None]) -> list[Process]:
+        """What the log has of these two commits."""
+        return [
+            process
+            for process in log.read(self.path, tell)
+            if process.commit == self.commit(process.turn.side)
+        ]
+
 
 @dataclass(frozen=True)
 class Side:
@@ -80,20 +89,19 @@ def measure(wanted: Comparison, tell: Callable[[str], None]) -> None:
     facts, measuring = fingerprint(), log.measuring()
     with _alone(wanted.root):
         sides = {side: _side(wanted, side) for side in plan.SIDES}
-        held = log.alike(log.read(wanted.path, tell), facts, measuring)
-        done = {process.turn for process in held}
-        lacking = [turn for turn in _turns(wanted) if turn not in done]
-        tell(f"{len(lacking)} processes to run, {len(done)} are in {wanted.path}")
-        labels: dict[str, list[str]] = {}
+        held = log.alike(wanted.processes(tell), facts, measuring)
+        lacking = _lacking(wanted, held)
+        tell(f"{len(lacking)} processes to run, {len(held)} are in {wanted.path}")
+        lost: set[tuple[str, str]] = set()
         group = None
-        for number, turn in enumerate(lacking, 1):
+        for number, (turn, labels) in enumerate(lacking, 1):
             if (turn.step, turn.operator, turn.block) != group:
                 group = turn.step, turn.operator, turn.block
                 # What failed once is left alone: no pair can come of it.
-                held = log.alike(log.read(wanted.path, lambda _: None), facts, measuring)
-                labels = _labels(wanted, held)
-            which = labels[turn.operator]
-            if not which or not plan.steps(turn, which, hopper=has_hopper()):
+                held = log.alike(wanted.processes(lambda _: None), facts, measuring)
+                lost = _lost(wanted, held)
+            which = [case for case in labels if (turn.operator, case) not in lost]
+            if not which:
                 continue
             place = f"block {turn.block + 1}, " if turn.step == plan.TIME else ""
             tell(f"{number}/{len(lacking)} {turn.operator}: {turn.step}, {place}{turn.side}")
@@ -101,18 +109,22 @@ def measure(wanted: Comparison, tell: Callable[[str], None]) -> None:
             _run(wanted, turn, which, sides[turn.side], row, tell)
 
 
-def _turns(wanted: Comparison) -> list[Turn]:
-    """All processes that have something to do on this machine."""
+def _lacking(wanted: Comparison, held: Sequence[Process]) -> list[tuple[Turn, list[str]]]:
+    """The processes to run, and the cases of each: those that none in its place had, and that have
+    something to do on this machine.  An earlier comparison may have looked at some cases alone."""
+    done = {(process.turn, case) for process in held for case in process.cases}
     hopper = has_hopper()
-    return [
-        turn
-        for turn in plan.turns(list(wanted.chosen), wanted.blocks, hopper=hopper)
-        if plan.steps(turn, wanted.chosen[turn.operator], hopper=hopper)
-    ]
+    found = []
+    for turn in plan.turns(list(wanted.chosen), wanted.blocks, hopper=hopper):
+        labels = [case for case in wanted.chosen[turn.operator] if (turn, case) not in done]
+        steps = plan.steps(turn, labels, hopper=hopper) if labels else []
+        if steps:
+            found.append((turn, [step.case for step in steps]))
+    return found
 
 
-def _labels(wanted: Comparison, held: Sequence[log.Process]) -> dict[str, list[str]]:
-    """By operator, the cases that did not fail yet."""
+def _lost(wanted: Comparison, held: Sequence[Process]) -> set[tuple[str, str]]:
+    """(operator, case) of what could not be timed once."""
     lost = set()
     for process in held:
         stem = process.turn.operator
@@ -121,10 +133,7 @@ def _labels(wanted: Comparison, held: Sequence[log.Process]) -> dict[str, list[s
             if process.outcome == log.DIED:
                 at = [process.at[0]] if process.at else wanted.chosen.get(stem, [])
                 lost |= {(stem, case) for case in at}
-    return {
-        stem: [case for case in cases if (stem, case) not in lost]
-        for stem, cases in wanted.chosen.items()
-    }
+    return lost
 
 
 def _run(
@@ -149,7 +158,7 @@ def _run(
     writer.append(
         "process", **row, date=side.date, operator=turn.operator, reference=side.reference,
         outcome=log.ENDED if reason is None else log.DIED, reason=reason or "",
-        at=at if reason is not None else None, seconds=round(time.monotonic() - started, 3),
+        cases=labels, at=at if reason is not None else None, seconds=round(time.monotonic() - started, 3),
     )  # fmt: skip
 
 

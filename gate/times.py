@@ -45,7 +45,8 @@ def times(
             for row in process.samples:
                 if row["metric"] == metric and plan.wanted(chosen, row["operator"], row["case"]):
                     which = Case(row["operator"], row["case"], row["implementation"])
-                    found[which][process.turn.pair, process.turn.side] = _number(row)
+                    place = process.turn.pair, process.turn.side
+                    found[which].setdefault(place, _number(row))
         # What only one side has is said elsewhere, by its status.
         held = {
             which: numbers

@@ -81,6 +81,23 @@ def _timed(repository: Repository) -> list[log.Process]:
     return [process for process in held if process.turn.step == plan.TIME]
 
 
+def test_a_case_that_an_earlier_comparison_left_out_is_measured(repository: Repository) -> None:
+    """The log is the same; the cases that it has are not measured again."""
+    again = Repository(
+        repository.root, repository.commits | {"again": repository.commits["slower"]}
+    )
+    assert again.compare("again", "pause", "n=2", "--blocks", "1").returncode in (0, 11)
+    assert again.compare("again", "pause", "--blocks", "1").returncode in (10, 11)
+    rows = again.rows("again")
+    assert [rows[f"n={n}", "cpu_us"]["pairs"] for n in (1, 2)] == [2, 2]
+    timed = [one for one in again.processes("again") if one.turn.step == plan.TIME]
+    assert [one.cases for one in timed] == [("n=2",)] * 4 + [("n=1",)] * 4
+    assert all(row["case"] in one.cases for one in timed for row in one.samples)
+    other = again.arguments("dies", "pause")
+    other[other.index("--log") + 1] = str(again.path("again"))
+    assert run(again.root, "gate", *other, "--no-measure").returncode == 12
+
+
 Slower = tuple[Repository, bytes, subprocess.CompletedProcess[str]]
 
 
