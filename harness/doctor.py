@@ -190,6 +190,7 @@ def parts(blocked: bool, hopper: bool) -> list[str]:
         "tests": ["torch", "triton", "numpy", "pytest", "hypothesis"],
         "host-side benchmarks": ["torch", "triton", "numpy", "pytest", "pytest_benchmark"],
         "bench: recording and pages": [*SWEEP, "asv"],
+        "compare": [*SWEEP, "scipy", "rich"],
         "report": ["pandas"],
     }
     where = "with times on the GPU" if hopper else "on the CPU: parity, codegen, accuracy"
