@@ -117,7 +117,7 @@ def codegen(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def report(session: nox.Session) -> None:
-    """Derive summary.csv, the tables and the roofline from the raw logs: -- [--check]."""
+    """Derive summary.csv, report.html, tables and roofline from the raw logs: -- [--check]."""
     python(session, "-m", "harness.report", *session.posargs)
 
 

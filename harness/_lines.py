@@ -10,7 +10,7 @@ from harness._logs import lost
 from harness._markdown import NONE, THROTTLED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from benchmarks.rawlog import Key, Measured
     from harness._logs import Log
@@ -47,6 +47,15 @@ def lines_where(log: Log, wanted: Callable[[Key], bool]) -> list[Line]:
     found = {(key.operator, key.case) for key in log.measured if wanted(key)}
     lines = [_line(operator, case) for operator, case in found]
     return sorted(lines, key=lambda line: (line.operator, _rank(line), line.case))
+
+
+def present(logs: Iterable[Log], operator: str) -> list[Line]:
+    """Cases of one operator of which any log holds a number or a failure, in the table's order."""
+    found = {key.case for log in logs for key in log.measured if key.operator == operator}
+    found |= {case for log in logs for _, case in lost(log, (operator,))}
+    return sorted(
+        (_line(operator, case) for case in found), key=lambda line: (_rank(line), line.case)
+    )
 
 
 def _line(operator: str, case: str) -> Line:
