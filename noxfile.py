@@ -134,6 +134,12 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def adapter(session: nox.Session) -> None:
+    """Is your own kernel right? -- FILE.py, as CONTRIBUTING.md describes it."""
+    python(session, "-m", "harness.adapter", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def doctor(session: nox.Session) -> None:
     """Say what this machine can run, and what it lacks."""
     python(session, "-m", "harness.doctor", *session.posargs)
@@ -197,8 +203,8 @@ def upgrade(session: nox.Session, triton: str) -> None:
     files = {version: folder / f"{version}.json" for version in TRITONS}
     command = ["python", "-m", "harness.upgrade"]
     session.run(*command, "collect", "--out", str(files[triton]), *session.posargs)
-    if triton == TRITONS[-1]:
-        held = [str(path) for path in files.values() if path.exists()]
+    held = [str(path) for path in files.values() if path.exists()]
+    if triton == TRITONS[-1] and len(held) > 1:
         # A choice of operators is for the screen.
         page = [] if session.posargs else ["--markdown", "docs/triton-upgrades.md"]
         session.run(*command, "compare", *held, "--json", str(folder / "changes.json"), *page)
