@@ -134,6 +134,36 @@ def test_it_names_nothing_outside_itself(page: str) -> None:
     assert '<link rel="icon" href="data:,">' in page
 
 
+def luminance(colour: str) -> float:
+    """Of ``#rrggbb``, by WCAG 2."""
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    darker, lighter = sorted((luminance(one), luminance(other)))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def test_text_and_marks_stand_out_light_and_dark(page: str) -> None:
+    """WCAG 2: 4.5 for text, 3 for what is drawn."""
+    themes = [
+        dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", text))
+        for text in re.findall(r":root \{(.*?)\}", page, re.DOTALL)
+    ]
+    assert len(themes) == 2
+    for theme in themes:
+        for text in ("ink", "faint", "link", "good", "bad"):
+            for ground in ("ground", "raised", "differs"):
+                assert contrast(theme[text], theme[ground]) >= 4.5, (text, ground)
+        assert contrast(theme["ink"], theme["bar"]) >= 4.5
+        for number in range(7):
+            assert contrast(theme[f"c{number}"], theme["ground"]) >= 3
+
+
 def test_without_logs_it_says_so() -> None:
     assert "Nothing has been measured yet" in _page.html([], [], {})
 

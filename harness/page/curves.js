@@ -73,7 +73,9 @@ function history(place, machine, operator, metric, number, front) {
   legend(place, key);
   const c = canvas(place, 230, `${metric} of ${operator}, ${label ?? "all cases"}, over ${commits.length} commits`);
   const values = curves.flatMap((item) => item.points.map((point) => point[1]).filter(numeric).map((value) => value / item.base)).concat(limits.filter(numeric));
-  const [low, high] = spread(values, values, all ? 0.05 : 0.03, all);
+  // A case's own picture has room for its boxes.
+  const boxes = all || metric !== "device_us" ? [] : sides.flatMap((side) => ["low", "high"].flatMap((edge) => logs.map((_, log) => at(held.series[side][edge], number, log)))).filter(numeric);
+  const [low, high] = spread(values.concat(boxes), values.concat(boxes), all ? 0.05 : 0.03, all);
   const y = scale(low, high, c.bottom, c.top, all), x = scale(0, Math.max(1, commits.length - 1), c.left + 18, c.right - 24);
   const place_ = (log) => (commits.length > 1 ? x(commits.indexOf(logs[log].commit)) : (c.left + c.right) / 2);
   if (!values.length) make("text", { x: (c.left + c.right) / 2, y: (c.top + c.bottom) / 2, "text-anchor": "middle" }, c.svg, "not measured here");
@@ -96,7 +98,8 @@ function commitAxis(c, commits, logs, place) {
     make("line", { class: "axis", x1: px, x2: px, y1: c.bottom, y2: c.bottom + 4 }, c.svg);
     if ((commits.length - 1 - index) % step) return;
     make("text", { x: px, y: c.bottom + 17, "text-anchor": "middle" }, c.svg, commit.slice(0, 7));
-    if (today !== day) make("text", { x: px, y: c.bottom + 32, "text-anchor": "middle" }, c.svg, today);
+    // The year once; a label is as wide as a hash.
+    if (today !== day) make("text", { x: px, y: c.bottom + 32, "text-anchor": "middle" }, c.svg, today.slice(0, 4) === day.slice(0, 4) ? today.slice(5) : today);
     day = today;
   });
 }
