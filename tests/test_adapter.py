@@ -228,6 +228,7 @@ def write(folder: Path, text: str) -> str:
 def test_a_crash_and_a_hang_cost_their_case_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    pytest.importorskip("rich")
     part = "k=256,x=bf16,pow2=False,floor=None"
     name = write(tmp_path, HOSTILE)
     assert adapter.main([name, "--case", part, "--seconds", "4"]) == 1
@@ -249,5 +250,6 @@ def test_a_crash_and_a_hang_cost_their_case_alone(
 def test_what_cannot_be_loaded_is_a_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
+    pytest.importorskip("rich")
     assert adapter.main([write(tmp_path, text)]) == 2
     assert words in capsys.readouterr().err
