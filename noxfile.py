@@ -129,7 +129,7 @@ def codegen(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def report(session: nox.Session) -> None:
-    """Derive summary.csv, the tables and the roofline from the raw logs: -- [--check]."""
+    """Derive summary.csv, report.html, tables and roofline from the raw logs: -- [--check]."""
     python(session, "-m", "harness.report", *session.posargs)
 
 
@@ -143,6 +143,12 @@ def exact(session: nox.Session) -> None:
 def sanitize(session: nox.Session) -> None:
     """The kernels under compute-sanitizer's four tools, on a Hopper GPU."""
     python(session, "-m", "harness.sanitize", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def adapter(session: nox.Session) -> None:
+    """Is your own kernel right? -- FILE.py, as CONTRIBUTING.md describes it."""
+    python(session, "-m", "harness.adapter", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -179,15 +185,38 @@ def types(session: nox.Session) -> None:
     python(session, "-m", "mypy", *session.posargs, needs=["mypy"])
 
 
+def pinned(session: nox.Session, triton: str, *names: str) -> None:
+    """Install the groups ``names`` beside torch, and this Triton in place of torch's own."""
+    session.install(*groups("torch", *names))
+    # Apart, and without what it asks for: torch insists on the Triton that it was built with.
+    session.install("--no-deps", f"triton=={triton}")
+    if triton.startswith("3.6."):
+        session.install("numpy<2.4")  # its interpreter needs it
+
+
 @nox.session(python=PYTHONS)
 @nox.parametrize("triton", TRITONS)
 def tests_full(session: nox.Session, triton: str) -> None:
     """The tests with each Python and Triton that must work, where that Python is installed."""
     if BARE:
         session.error("tests_full installs other Tritons: it needs environments of its own")
-    session.install(*groups("torch", "tests", "bench", "report"))
-    # Apart, and without what it asks for: torch insists on the Triton that it was built with.
-    session.install("--no-deps", f"triton=={triton}")
-    if triton.startswith("3.6."):
-        session.install("numpy<2.4")  # its interpreter needs it
+    pinned(session, triton, "tests", "bench", "report")
     session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("triton", TRITONS)
+def upgrade(session: nox.Session, triton: str) -> None:
+    """What each Triton makes of the kernels, ranked in docs/triton-upgrades.md: -- [OPERATOR...]."""
+    if BARE:
+        session.error("upgrade installs other Tritons; with those there are: harness.upgrade")
+    pinned(session, triton)
+    folder = ROOT / ".nox" / "upgrade"
+    files = {version: folder / f"{version}.json" for version in TRITONS}
+    command = ["python", "-m", "harness.upgrade"]
+    session.run(*command, "collect", "--out", str(files[triton]), *session.posargs)
+    held = [str(path) for path in files.values() if path.exists()]
+    if triton == TRITONS[-1] and len(held) > 1:
+        # A choice of operators is for the screen.
+        page = [] if session.posargs else ["--markdown", "docs/triton-upgrades.md"]
+        session.run(*command, "compare", *held, "--json", str(folder / "changes.json"), *page)

@@ -10,14 +10,14 @@ from harness._logs import lost
 from harness._markdown import NONE, THROTTLED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from benchmarks.rawlog import Key, Measured
     from harness._logs import Log
 
 
 # Fields of a label that say where the case is from and how large it is.
-SHAPE = ("layer", "m", "n", "k")
+SHAPE = ("layer", "m", "n", "k", "t")
 
 
 class Line(NamedTuple):
@@ -33,7 +33,7 @@ def timed(log: Log, operators: Sequence[str], implementations: Sequence[str]) ->
     lines = lines_where(
         log, lambda key: key.metric == "device_us" and key.implementation in implementations
     )
-    failed = [_line(operator, case) for operator, case in lost(log, operators)]
+    failed = [line(operator, case) for operator, case in lost(log, operators)]
     merged = {
         (line.operator, line.case): line for line in [*lines, *failed] if line.operator in operators
     }
@@ -45,11 +45,21 @@ def timed(log: Log, operators: Sequence[str], implementations: Sequence[str]) ->
 def lines_where(log: Log, wanted: Callable[[Key], bool]) -> list[Line]:
     """Cases of which any key is wanted, by operator, then in the order of its case table."""
     found = {(key.operator, key.case) for key in log.measured if wanted(key)}
-    lines = [_line(operator, case) for operator, case in found]
+    lines = [line(operator, case) for operator, case in found]
     return sorted(lines, key=lambda line: (line.operator, _rank(line), line.case))
 
 
-def _line(operator: str, case: str) -> Line:
+def present(logs: Iterable[Log], operator: str) -> list[Line]:
+    """Cases of one operator of which any log holds a number or a failure, in the table's order."""
+    found = {key.case for log in logs for key in log.measured if key.operator == operator}
+    found |= {case for log in logs for _, case in lost(log, (operator,))}
+    return sorted(
+        (line(operator, case) for case in found), key=lambda line: (_rank(line), line.case)
+    )
+
+
+def line(operator: str, case: str) -> Line:
+    """A case as a table's line, by its label."""
     pairs = (part.partition("=") for part in case.split(","))
     return Line(operator, case, {name: value for name, equals, value in pairs if equals})
 

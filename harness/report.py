@@ -1,11 +1,13 @@
 """``python -m harness.report``: everything that is derived from the raw logs and kept in git.
 
-``results/summary.csv`` (one row per measured value), the marked tables of ``README.md`` and
-``results/README.md``, and ``docs/roofline.svg``.  Runs anywhere, without a GPU, and gives the same
-bytes for the same logs, so that a diff shows what was measured and nothing else.
+``results/summary.csv`` (one row per measured value), ``results/report.html`` (all of it to browse, one
+file that needs no network), the marked tables of ``README.md`` and ``results/README.md``, and
+``docs/roofline.svg``.  Runs anywhere, without a GPU, and gives the same bytes for the same logs, so
+that a diff shows what was measured and nothing else.
 
 ``--check`` writes nothing and exits with 1 when a file is not what the logs give.  The picture is
-left out of that: its bytes also depend on matplotlib's version.
+left out of that: its bytes also depend on matplotlib's version.  So is the page where git does not
+know every measured commit, as in a shallow clone: it shows them in the history's order.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import _logs, _tables, doctor
+from harness import _history, _logs, _page, _page_marks, _tables, doctor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +34,7 @@ COLUMNS = (
 )  # fmt: skip
 SUMMARY = Path("results/summary.csv")
 PICTURE = Path("docs/roofline.svg")
+BROWSED = Path("results/report.html")
 # Files that may hold marked tables; one that does not exist is passed over.
 PAGES = (Path("README.md"), Path("results/README.md"))
 BLOCK = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n(?P<body>.*?)<!-- end table -->", re.DOTALL)
@@ -106,6 +109,16 @@ def derived(root: Path, logs: Sequence[Log]) -> dict[Path, str]:
     return texts
 
 
+def browsed(root: Path, logs: Sequence[Log], repository: Path | None = None) -> tuple[str, bool]:
+    """The page, and whether its bytes are settled: the history knows every commit that it shows.
+
+    repository: where git is asked, unless that is ``root``.
+    """
+    known = _history.commits(repository or root)
+    marks = _page_marks.load(root / "results", lambda text: print(text, file=sys.stderr))
+    return _page.html(logs, marks, known), _history.whole(logs, known)
+
+
 def stale(root: Path, texts: dict[Path, str]) -> list[Path]:
     """The files that do not hold what they should."""
     return [
@@ -141,6 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     doctor.require(["pandas"], "the report")
     logs = _logs.load(options.root / "results", lambda text: print(text, file=sys.stderr))
     texts = derived(options.root, logs)
+    page, settled = browsed(options.root, logs)
+    if settled or not options.check:
+        texts[BROWSED] = page
     old = stale(options.root, texts)
     if options.check:
         for path in old:
