@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,8 @@ HARNESS = Path(__file__).resolve().parents[1]
 SILENCE_S = 300.0
 MACHINE = "machine"  # the operator under which the machine's ceilings are filed
 PHASES = ("codegen", "run")
+FILED = (MACHINE, "codegen")  # what the machine itself has no such phase of
+CORES = 4  # of a process that compiles
 # The checkout must win for kernels and reference_impl, this tree for benchmarks and harness; these
 # are imported before the checkout, which has them too, comes onto the path.
 CHILD = """
@@ -78,19 +81,25 @@ def sweep(
     path = log_path(commit, results, facts)
     process = uuid.uuid4().hex[:12]
     writer = rawlog.Writer(path, commit=commit, process=process)
-    started = False
-    for stem in ([MACHINE] if has_hopper() else []) + chosen:
-        for phase in PHASES if stem != MACHINE else ("run",):
-            if not missing(path, stem, phase, tell):
-                continue
-            if not started:
-                writer.append(
-                    "process", machine=facts, date=_date(checkout, commit), harness=_harness()
-                )
-                started = True
-            _run_child(stem, phase, checkout, writer, tell)
-    if not started:
+    stems = [MACHINE, *chosen] if has_hopper() else chosen
+    pairs = [(stem, phase) for stem in stems for phase in PHASES if (stem, phase) != FILED]
+    work = [pair for pair in pairs if missing(path, *pair, tell)]
+    if not work:
         tell(f"{commit[:12]}: nothing to measure, the raw log is complete")
+        return path
+    writer.append("process", machine=facts, date=_date(checkout, commit), harness=_harness())
+    # Compiling needs no GPU: some at a time, while nothing is timed.
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // CORES)) as pool:
+        compiling = [
+            pool.submit(_run_child, stem, phase, checkout, writer, tell)
+            for stem, phase in work
+            if phase == "codegen"
+        ]
+        for future in compiling:
+            future.result()
+    for stem, phase in work:
+        if phase != "codegen":
+            _run_child(stem, phase, checkout, writer, tell)
     return path
 
 

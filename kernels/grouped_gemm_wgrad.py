@@ -52,7 +52,7 @@ def _grouped_wgrad_kernel(
     grad_desc, x_desc, out_ptr, grad_scale_ptr, x_scale_ptr, counts_ptr, experts, rows, n, k,
     ADD: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_R: tl.constexpr, GROUP_N: tl.constexpr,
-    NUM_PROGRAMS: tl.constexpr,
+    NUM_PROGRAMS: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tiles_n = tl.cdiv(n, BLOCK_N)
     tiles_k = tl.cdiv(k, BLOCK_K)
@@ -82,14 +82,13 @@ def _grouped_wgrad_kernel(
             columns_k = start_k + tl.arange(0, BLOCK_K)
             inside_n = rows_n < n
             inside_k = columns_k < k
-            inside = inside_n[:, None] & inside_k[None, :]
             at = tl.cast(expert, tl.int64) * n + rows_n
-            out_ptrs = out_ptr + at[:, None] * k + columns_k[None, :]
             if ADD:
-                acc = tl.load(out_ptrs, mask=inside, other=0.0)
+                out_ptrs = out_ptr + at[:, None] * k + columns_k[None, :]
+                acc = tl.load(out_ptrs, mask=inside_n[:, None] & inside_k[None, :], other=0.0)
             else:
                 acc = tl.zeros((BLOCK_N, BLOCK_K), tl.float32)
-            for block in range(count):
+            for block in tl.range(0, count, num_stages=STAGES):
                 row = (first + block) * BLOCK_R
                 grad = grad_desc.load([start_n, row])
                 x = x_desc.load([start_k, row])
@@ -100,7 +99,9 @@ def _grouped_wgrad_kernel(
                 x_scale = tl.load(x_scale_ptr + row_block * k + columns_k, mask=inside_k, other=0.0)
                 partial = tl.dot(grad, x.T)
                 acc = tl.fma(partial, grad_scale[:, None] * x_scale[None, :], acc)
-            tl.store(out_ptrs, acc, mask=inside)
+            # Again, and not before the sum, through which they would be two registers an element.
+            out_ptrs = out_ptr + at[:, None] * k + columns_k[None, :]
+            tl.store(out_ptrs, acc, mask=inside_n[:, None] & inside_k[None, :])
 
 
 def grouped_gemm_wgrad(
@@ -206,6 +207,7 @@ class WgradPlan:
                 "ADD": add, "EXPERTS": triton.next_power_of_2(experts),
                 "BLOCK_N": config.block_n, "BLOCK_K": config.block_k, "BLOCK_R": BLOCK_R,
                 "GROUP_N": config.group_n, "NUM_PROGRAMS": programs,
+                "STAGES": config.stages,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip
