@@ -122,6 +122,18 @@ def report(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def history(session: nox.Session) -> None:
+    """What changed in the committed history, and what of it is open: -- [--markdown | --json]."""
+    python(session, "-m", "gate.history", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gate_selftest(session: nox.Session) -> None:
+    """What the gate's verdicts are worth: detection and false-alarm curves: -- [--aa LOG]."""
+    python(session, "-m", "gate.selftest", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def exact(session: nox.Session) -> None:
     """Every element of the production shapes against the reference, on a Hopper GPU."""
     python(session, "-m", "harness.exact", *session.posargs)

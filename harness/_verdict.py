@@ -199,11 +199,11 @@ def grew(old: Measured, new: Measured, threshold: float) -> bool:
 
 def same_program(before: Log, now: Log, key: Key) -> bool:
     """Whether both commits launch the same machine code in the same way for this case."""
-    old, new = (_program(log, key) for log in (before, now))
+    old, new = (program(log, key) for log in (before, now))
     return old is not None and old == new
 
 
-def _program(log: Log, key: Key) -> list[list[Any]] | None:
+def program(log: Log, key: Key) -> list[list[Any]] | None:
     """Hash and launch parameters of each kernel of a call, or None where they are not known."""
     compiled = log.measured.get(Key(key.operator, key.case, key.implementation, "registers"))
     kernels = compiled.detail.get("kernels") if compiled else None
