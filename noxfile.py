@@ -6,7 +6,8 @@ most of them share (torch takes gigabytes), made on first use from the groups in
 On a machine that brings its own torch, ``python -m nox --no-venv -s NAME`` runs the same command
 with the Python that runs nox.  It installs nothing and needs no network; what is missing is named.
 
-nox ends with 1 whatever the command's own exit code was: where that code matters, call the command.
+nox ends with 1 whatever the command's own exit code was, but for `compare`, which passes it on: where
+the code of another matters, call the command.
 """
 
 from __future__ import annotations
@@ -100,6 +101,17 @@ def bench(session: nox.Session) -> None:
     """Measure commits, record them with asv, publish the pages: -- [COMMITS]."""
     # The sweep has a cache of its own for each operator.
     python(session, "-m", "harness.bench", *session.posargs, cache=False)
+
+
+@nox.session(venv_backend="none")
+def compare(session: nox.Session) -> None:
+    """Did a commit make it worse? -- BASE HEAD [OPERATOR [CASE-PART]...]...; keeps the exit code."""
+    try:
+        python(session, "-m", "gate", "compare", *session.posargs, cache=False)
+    except nox.command.CommandFailed as failed:
+        # nox makes 1 of every failure, and 10, 11 and 12 mean different things.  It catches what a
+        # session raises, but not this; sessions behind this one are not run.
+        sys.exit(getattr(failed, "return_code", None) or 1)
 
 
 @nox.session(venv_backend="none")

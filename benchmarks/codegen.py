@@ -5,8 +5,8 @@ recorded (kernels._device.recording).  Each is then compiled through Triton's ow
 driver replaced by one that says "sm_90": so the specialisation (alignment, divisibility, constants)
 is the one a launch would get, because the same code computes it.
 
-``sass_code`` hashes opcodes with their operands, addresses and comments stripped: equal hashes and
-equal launch parameters are the same program, so a timing difference between them is noise.
+``sass_code`` hashes opcodes with their operands, addresses and comments stripped, ``launch`` what they
+are launched with: equal hashes of both are the same program, so a timing difference between them is noise.
 ``sass_ops`` hashes opcodes alone, which is too coarse to decide anything, and is for display.
 """
 
@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,8 @@ class Compiled:
     sass_code: str
     sass_ops: str
     seconds: float
+    # Hash of grid, arguments, constants and options; empty where the launch was not recorded.
+    launch: str = ""
 
 
 @contextmanager
@@ -119,7 +121,25 @@ def _compile(launch: Any) -> Compiled:
         start = time.perf_counter()
         kernel = launch.kernel.warmup(*launch.args, grid=launch.grid, **launch.options)
         seconds = time.perf_counter() - start
-    return inspect(kernel, launch.grid, seconds)
+    return replace(inspect(kernel, launch.grid, seconds), launch=_launched(launch))
+
+
+def _launched(launch: Any) -> str:
+    """Hash of all that a launch depends on besides its code: the grid, what is known of tensors
+    without their data, scalars, constants, Triton's options."""
+    given = [_spelled(argument) for argument in launch.args]
+    named = sorted((name, _spelled(value)) for name, value in launch.options.items())
+    return _hash(repr((launch.grid, given, named)))
+
+
+def _spelled(value: Any) -> str:
+    """An argument as text that is the same in every process."""
+    if hasattr(value, "block_shape"):  # a TMA descriptor
+        return f"tiles of {value.block_shape} in {value.shape} {value.strides}"
+    if hasattr(value, "stride"):
+        return f"{value.dtype} {tuple(value.shape)} {value.stride()}"
+    # Functions and Triton's types tell where they lie in memory when they are asked for repr.
+    return f"{type(value).__name__} {getattr(value, '__name__', value)}"
 
 
 def inspect(kernel: Any, grid: tuple[int, ...] = (), seconds: float = 0.0) -> Compiled:

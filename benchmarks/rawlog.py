@@ -23,6 +23,11 @@ Three kinds of row, told apart by ``kind``; every row carries ``schema``, ``comm
     commit does not have it, or the machine cannot run it).  A later sample supersedes it.
 
 A line cut short by a crash is skipped, named, and costs that line alone.
+
+Rows are written in the newest schema and never rewritten; :func:`read` brings older ones up to it:
+
+1. the first.
+2. Each kernel in a codegen row's ``detail`` has ``launch``, a hash of what it was launched with.
 """
 
 from __future__ import annotations
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-SCHEMA = 1
+SCHEMA = 2
 KINDS = ("process", "sample", "status")
 # What a row of each kind must carry; a row without it is foreign and is skipped by name.
 REQUIRED = {
@@ -130,12 +135,39 @@ def read(path: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
         except ValueError:
             row, problem = None, "not a whole JSON object"
         if problem is None:
+            row = _migrated(row)
             problem = _problem(row)
         if problem:
             warn(f"{path}:{number}: skipped: {problem}")
         else:
             rows.append(row)
     return rows
+
+
+def _without_launch(row: dict[str, Any]) -> None:
+    """1 to 2: what the kernels were launched with is not known."""
+    detail = row.get("detail")
+    kernels = detail.get("kernels") if isinstance(detail, dict) else None
+    for kernel in kernels if isinstance(kernels, list) else ():
+        if isinstance(kernel, dict):
+            kernel.setdefault("launch", "")
+
+
+# From each schema to the next.
+MIGRATIONS = {1: _without_launch}
+
+
+def _migrated(row: Any) -> Any:
+    """The row in today's schema; as it is when its own is not known."""
+    while isinstance(row, dict) and (step := MIGRATIONS.get(_schema(row))) is not None:
+        step(row)
+        row["schema"] += 1
+    return row
+
+
+def _schema(row: dict[str, Any]) -> int:
+    number = row.get("schema")
+    return number if type(number) is int else 0
 
 
 def _problem(row: Any) -> str | None:

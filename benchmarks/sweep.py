@@ -118,32 +118,46 @@ def _run_child(
         writer.process, stem, phase, str(os.getpid()),
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
-        environment = os.environ | {
-            "PYTHONUNBUFFERED": "1",
-            # A kernel that hangs or dies must not find, or leave, anything in the user's cache.
-            "TRITON_CACHE_DIR": os.environ.get("TRITON_CACHE_DIR", str(Path(folder) / "triton")),
-        }
-        environment.pop("TRITON_INTERPRET", None)
-        if phase == "run" and not has_hopper():
-            environment["TRITON_INTERPRET"] = "1"
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            text=True, errors="replace", env=environment, start_new_session=True,
-        )  # fmt: skip
-        try:
-            current, tail, hung = _follow(child, tell)
-        finally:
-            _end(child)
-    if hung:
-        reason = f"no sign of life for {SILENCE_S:.0f} s"
-    elif child.returncode < 0:
-        reason = f"killed by {signal.Signals(-child.returncode).name}"
-    elif child.returncode:
-        reason = f"exit code {child.returncode}: {' | '.join(tail[-3:])[-400:]}"
-    else:
+        # A kernel that hangs or dies must not find, or leave, anything in the user's cache.
+        cache = os.environ.get("TRITON_CACHE_DIR", str(Path(folder) / "triton"))
+        current, reason = watch(command, environment(phase, cache), tell)
+    if reason is None:
         return
     tell(f"{stem}: {phase}: died: {reason}")
     _mark_dead(stem, phase, current, reason, writer, tell)
+
+
+def environment(phase: str, cache: str) -> dict[str, str]:
+    """Variables of a child.  cache: Triton's folder."""
+    made = os.environ | {"PYTHONUNBUFFERED": "1", "TRITON_CACHE_DIR": cache}
+    made.pop("TRITON_INTERPRET", None)
+    if phase == "run" and not has_hopper():
+        made["TRITON_INTERPRET"] = "1"
+    return made
+
+
+def watch(
+    command: Sequence[str], variables: dict[str, str], tell: Callable[[str], None]
+) -> tuple[tuple[str, str] | None, str | None]:
+    """Run a child to its end, and kill it if it hangs.
+
+    Returns (the case and implementation it was at, why it died or None).
+    """
+    child = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", env=variables, start_new_session=True,
+    )  # fmt: skip
+    try:
+        current, tail, hung = _follow(child, tell)
+    finally:
+        _end(child)
+    if hung:
+        return current, f"no sign of life for {SILENCE_S:.0f} s"
+    if child.returncode < 0:
+        return current, f"killed by {signal.Signals(-child.returncode).name}"
+    if child.returncode:
+        return current, f"exit code {child.returncode}: {' | '.join(tail[-3:])[-400:]}"
+    return current, None
 
 
 def _follow(

@@ -17,7 +17,7 @@ from benchmarks.metrics import METRICS
 from benchmarks.tasks import OURS, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from benchmarks.cases import Case
     from benchmarks.measure import Timing
@@ -45,8 +45,7 @@ class Worker:
         self.held: list[dict[str, Any]] = []
 
     def run(self) -> None:
-        rows = rawlog.read(self.writer.path, print) if self.writer.path.exists() else []
-        for task in tasks.missing(self.stem, self.phase, rows, hopper=has_hopper()):
+        for task in self.todo():
             if (task.case, task.implementation) in self.dead:
                 continue
             print("@" + json.dumps([task.kind, task.case, task.implementation]), flush=True)
@@ -61,6 +60,11 @@ class Worker:
                 if _is_sticky(error):
                     # The CUDA context is gone; what follows would fail for this reason, not its own.
                     raise SystemExit(f"the GPU context is lost: {error}") from None
+
+    def todo(self) -> Iterable[Task]:
+        """The steps that the log lacks."""
+        rows = rawlog.read(self.writer.path, print) if self.writer.path.exists() else []
+        return tasks.missing(self.stem, self.phase, rows, hopper=has_hopper())
 
     def give_up(self, task: Task, status: str, reason: str) -> None:
         """Log why a (case, implementation) has no numbers, and leave it alone from here on."""
@@ -264,14 +268,14 @@ def main(arguments: list[str]) -> None:
     """checkout, log, commit, process, operator, phase, process number of the sweep."""
     checkout, log, commit, process, stem, phase, parent = arguments
     start = time.perf_counter()
-    _end_with(int(parent))
+    end_with(int(parent))
     for package in ("kernels", "reference_impl"):
-        _require_from(package, Path(checkout))
+        require_from(package, Path(checkout))
     Worker(rawlog.Writer(Path(log), commit=commit, process=process), stem, phase).run()
     print(f"{stem}: {phase}: {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Let this process be killed when the sweep is: it must not go on measuring beside a rerun."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None, use_errno=True)
@@ -281,7 +285,7 @@ def _end_with(parent: int) -> None:
         raise SystemExit("the sweep is gone")
 
 
-def _require_from(package: str, checkout: Path) -> None:
+def require_from(package: str, checkout: Path) -> None:
     """Raise RuntimeError when ``package`` would be imported from elsewhere than the checkout."""
     import importlib.util
 

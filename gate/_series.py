@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from benchmarks.rawlog import Key
 from gate.changepoints import Noise
 from harness._logs import MACHINE, OURS, quantile
-from harness._verdict import OUR_SIDES, SAME, program
+from harness._verdict import OUR_SIDES, SAME, equal, program
 from harness.bench import git
 
 if TYPE_CHECKING:
@@ -155,5 +155,4 @@ def _pairs(series: Series) -> Iterator[tuple[bool, float]]:
 
 def same(series: Series, old: Point, new: Point) -> bool:
     """Whether both points timed the same program, so that what differs is noise."""
-    known = old.program is not None and old.program == new.program
-    return known and series.key.metric in OF_PROGRAM
+    return series.key.metric in OF_PROGRAM and equal(old.program, new.program)

@@ -1,27 +1,41 @@
 """Where a series of numbers changes its level.
 
-A change point is a place that splits a stretch of the series into two means that differ by more than
-chance explains.  Stretches are searched as in seeded binary segmentation (Kovacs et al., Biometrika
-110, 2023): of all lengths, so that a level that was left and came back is found between its two ends.
+Two tests, by how much a series can say of its own noise.
 
-The test is a moderated t (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004).  Four points say next to
-nothing about their own noise; what other series of the same machine say of it enters as so many
-degrees of freedom, and counts the less the longer the series is.  A p value is multiplied by the
-number of places that were looked at (Bonferroni).
+*Short* (under LONG points): a moderated t (Smyth, Stat. Appl. Genet. Mol. Biol. 3, 2004).  Four
+points say next to nothing about their noise; what other series of the same machine say of it enters
+as so many degrees of freedom.  A p value is multiplied by the number of places that were looked at.
+
+*Long*: a step against a straight line, amid noise whose neighbours resemble each other and which has
+outliers (:mod:`gate._likelihood`).  Nothing needs to be known beforehand.
+
+Either looks at stretches of the series, as seeded binary segmentation does (Kovacs et al., Biometrika
+110, 2023), so that a level that was left and came back is found between its two ends.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
+
+from gate import _likelihood
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy
 
-# Up to this length all stretches are looked at; above, the seeded ones.
-SHORT = 12
+    from gate._likelihood import Split
+
+LONG = 12
+# A gain (:mod:`gate._likelihood`) above this is a step: with it, at most 1 in 100 series of noise
+# alone has a step upward, whatever the kind of noise.  From ``python -m gate.selftest --tune``.
+THRESHOLD = 7.0
+# Stretches inside a long series are looked at closely where a plain step gains this much, the most
+# promising ones first: a close look takes milliseconds.
+PROMISING = 4.0
+CLOSE_LOOKS = 3
 
 
 class Noise(NamedTuple):
@@ -35,12 +49,16 @@ class Noise(NamedTuple):
 
 
 class Step(NamedTuple):
-    """A change of level before the point ``place``; the means on either side; p, already adjusted."""
+    """A change of level before the point ``place``; the levels on either side.
+
+    p: adjusted, of a short series; 0 in a long one, where ``gain`` tells how clear it is.
+    """
 
     place: int
     before: float
     after: float
     p: float
+    gain: float = 0.0
 
 
 def find(
@@ -49,12 +67,15 @@ def find(
     variances: Sequence[float] | None = None,
     noise: Noise | None = None,
     alpha: float = 1e-3,
+    threshold: float = THRESHOLD,
 ) -> list[Step]:
-    """Change points of ``values``, in order.
+    """Change points of ``values``, in order.  Of a short series by ``alpha``, of a long one by
+    ``threshold``, and then ``variances`` and ``noise`` are not needed.
 
     variances: of each point, known from within it (its rounds), on top of ``noise``; 0 by default.
     noise: None where nothing is known; then at least two points must lie on either side of a change.
     alpha: adjusted p below which a split counts.
+    threshold: gain above which it does.
 
     Raises ValueError for numbers that are not finite, or variances of another length.
     """
@@ -66,6 +87,8 @@ def find(
         raise ValueError(f"variances: expected {len(y)} numbers, got {len(extra)}")
     if not (numpy.isfinite(y).all() and numpy.isfinite(extra).all()):
         raise ValueError("values and variances: expected finite numbers")
+    if len(y) >= LONG:
+        return _Long(y).find(threshold)
     series = _Series(y, extra, noise, alpha)
     return series.refined(series.search(0, len(y)))
 
@@ -116,6 +139,22 @@ class _Series:
         p = 2 * float(special.stdtr(degrees, -float(numpy.sqrt(squares[best]))))
         return min(1.0, p * len(places)), int(places[best])
 
+    def gain(self, start: int, stop: int) -> float:
+        """Log-likelihood that a step gains over one level, with plain independent noise."""
+        import numpy
+
+        places = numpy.arange(start + 2, stop - 1)
+        left, right = places - start, stop - places
+        low = (self.wy[places] - self.wy[start]) / left
+        high = (self.wy[stop] - self.wy[places]) / right
+        total = self.wyy[stop] - self.wyy[start] - (self.wy[stop] - self.wy[start]) ** 2 / (
+            stop - start
+        )
+        if total <= 1e-24 * (1 + abs(self.wyy[stop] - self.wyy[start])):
+            return 0.0
+        share = float(((high - low) ** 2 * left * right / (left + right)).max()) / total
+        return -(stop - start) / 2 * float(numpy.log(max(1 - share, 1e-12)))
+
     def search(self, start: int, stop: int) -> list[int]:
         """Places of change within a stretch, by the clearest first."""
         if stop - start < 2 * self.least:
@@ -156,10 +195,81 @@ class _Series:
         return steps
 
 
+class _Long:
+    """One long series during the search."""
+
+    def __init__(self, y: numpy.ndarray) -> None:
+        self.y = y
+        self.looked: dict[tuple[int, int], Split] = {}
+
+    def find(self, threshold: float) -> list[Step]:
+        """The steps, each where it divides the stretch between its neighbours best."""
+        import numpy
+
+        size = len(self.y)
+        places = sorted(self.search(0, size, threshold))
+        for _ in range(len(places) + 1):
+            bounds = [0, *places, size]
+            looked = [self.look(low, high) for low, high in zip(bounds, bounds[2:], strict=False)]
+            kept = sorted({one.place for one in looked if one.gain > threshold})
+            if kept == places:
+                break
+            places = kept
+        bounds = [0, *places, size]
+        levels = [float(numpy.median(self.y[i:j])) for i, j in itertools.pairwise(bounds)]
+        return [
+            Step(place, levels[i], levels[i + 1], 0.0, self.look(bounds[i], bounds[i + 2]).gain)
+            for i, place in enumerate(places)
+        ]
+
+    def search(self, start: int, stop: int, threshold: float) -> list[int]:
+        found = self.scan(start, stop)
+        if found is None or found.gain <= threshold:
+            return []
+        left = self.search(start, found.place, threshold)
+        return [*left, found.place, *self.search(found.place, stop, threshold)]
+
+    def scan(self, start: int, stop: int, *, upward: bool = False) -> Split | None:
+        """The clearest step in a stretch or a promising part of it; None if it is too short."""
+        if stop - start < _likelihood.LEAST:
+            return None
+        plain = _Series(self.y, 0 * self.y, None, 1.0)
+        inner = [
+            (plain.gain(start + low, start + high), start + low, start + high)
+            for low, high in stretches(stop - start)
+            if _likelihood.LEAST <= high - low < stop - start
+        ]
+        close = sorted((one for one in inner if one[0] > PROMISING), reverse=True)[:CLOSE_LOOKS]
+        looked = [self.look(low, high) for low, high in [(start, stop), *(i[1:] for i in close)]]
+        if upward:
+            looked = [one for one in looked if one.rise > 0]
+        return max(looked, key=lambda one: one.gain, default=None)
+
+    def look(self, start: int, stop: int) -> Split:
+        """The best step of a stretch; one too short to be looked at alone borrows from around it."""
+        lack = _likelihood.LEAST - (stop - start)
+        if lack > 0:
+            start = max(0, start - lack)
+            stop = min(len(self.y), max(stop, start + _likelihood.LEAST))
+        if (start, stop) not in self.looked:
+            found = _likelihood.best(self.y[start:stop])
+            self.looked[start, stop] = found._replace(place=start + found.place)
+        return self.looked[start, stop]
+
+
+def rise(values: Sequence[float]) -> float:
+    """Gain of the clearest step upward of a long series, before any threshold; -inf without one."""
+    import numpy
+
+    y = numpy.asarray(values, dtype=float)
+    found = _Long(y).scan(0, len(y), upward=True)
+    return found.gain if found else -numpy.inf
+
+
 @functools.cache
 def stretches(size: int) -> tuple[tuple[int, int], ...]:
     """(start, stop) of the stretches that are looked at in a series of ``size`` points."""
-    if size <= SHORT:
+    if size <= LONG:
         return tuple(
             (low, high) for low in range(size - 1) for high in range(low + 2, size + 1)
         ) or ((0, size),)

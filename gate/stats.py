@@ -225,12 +225,14 @@ def _decide(time: Effect, cycles: Effect | None, q: float, rule: Rule) -> Decisi
     verdict, reason = _place(time, q, rule)
     made = Decision(verdict, time, cycles, q, None, reason)
     if cycles is not None:
-        other, _ = _place(cycles, q, rule)
         # Clocks are read in coarse steps: that cycles leave it open does not undo an equal time.
-        if other != verdict and (verdict, other) != (SAME, INCONCLUSIVE):
-            said = f"{verdict} in time, {other} in clock cycles"
+        agreeing = (SAME, INCONCLUSIVE) if verdict == SAME else (verdict,)
+        alone = [_place(one, one.p, rule)[0] for one in (time, cycles)]
+        other = alone[1] if verdict == SAME else _place(cycles, q, rule)[0]
+        if other not in agreeing:
+            said = f"{alone[0]} in time, {alone[1]} in clock cycles"
             made = replace(made, verdict=INCONCLUSIVE, reason=said)
-            if INCONCLUSIVE not in (verdict, other):
+            if INCONCLUSIVE not in alone:
                 return made  # not for want of data
     if made.verdict == INCONCLUSIVE:
         # The share of alpha that the adjustment left to this case.

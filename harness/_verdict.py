@@ -199,8 +199,16 @@ def grew(old: Measured, new: Measured, threshold: float) -> bool:
 
 def same_program(before: Log, now: Log, key: Key) -> bool:
     """Whether both commits launch the same machine code in the same way for this case."""
-    old, new = (program(log, key) for log in (before, now))
-    return old is not None and old == new
+    return equal(program(before, key), program(now, key))
+
+
+def equal(old: list[list[Any]] | None, new: list[list[Any]] | None) -> bool:
+    """Whether two programs, as :func:`program` gives them, are known and the same."""
+    if old is None or new is None or len(old) != len(new):
+        return False
+    # A row of an older schema does not know what was launched with what.
+    compared = -1 if any(not kernel[-1] for kernel in (*old, *new)) else None
+    return [kernel[:compared] for kernel in old] == [kernel[:compared] for kernel in new]
 
 
 def program(log: Log, key: Key) -> list[list[Any]] | None:
@@ -209,5 +217,5 @@ def program(log: Log, key: Key) -> list[list[Any]] | None:
     kernels = compiled.detail.get("kernels") if compiled else None
     if not kernels or not all("sass_code" in kernel for kernel in kernels):
         return None
-    wanted = ("sass_code", "grid", "warps", "shared")
+    wanted = ("sass_code", "grid", "warps", "shared", "launch")
     return [[kernel.get(name) for name in wanted] for kernel in kernels]

@@ -113,9 +113,9 @@ def limits() -> str | None:
     )
 
 
-def checkout(root: Path, commit: str) -> Path:
-    """A clean tree of ``commit`` under ``.asv``, sharing this repository's objects."""
-    target = root / CHECKOUT
+def checkout(root: Path, commit: str, place: Path = CHECKOUT) -> Path:
+    """A clean tree of ``commit`` at ``place``, sharing this repository's objects."""
+    target = root / place
     if not (target / ".git").is_dir():
         git(root, "clone", "--quiet", "--shared", "--no-checkout", ".", str(target))
     git(target, "checkout", "--quiet", "--force", "--detach", commit)

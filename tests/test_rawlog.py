@@ -171,10 +171,42 @@ def test_a_foreign_file_is_named_and_yields_nothing(tmp_path: Path) -> None:
     assert "not read" in missing[0]
 
 
+def test_an_old_row_is_brought_up_to_today(path: Path) -> None:
+    """And the file stays as it was written."""
+    kernel = {"name": "k", "sass_code": "0123", "grid": [1]}
+    row = {
+        "schema": 1, "kind": "sample", "commit": "c", "process": "p", "time": "t", "operator": "op",
+        "case": "m=1", "implementation": "kernels", "metric": "registers", "unit": "", "round": 0,
+        "value": 3, "detail": {"kernels": [kernel]},
+    }  # fmt: skip
+    plain = {name: value for name, value in row.items() if name != "detail"}
+    text = json.dumps(row) + "\n" + json.dumps(plain) + "\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    named: list[str] = []
+    read = rawlog.read(path, named.append)
+    newer = {"kernels": [kernel | {"launch": ""}]}
+    assert read == [
+        row | {"schema": rawlog.SCHEMA, "detail": newer},
+        plain | {"schema": rawlog.SCHEMA},
+    ]
+    assert named == []
+    assert path.read_text() == text
+
+
+@pytest.mark.parametrize("schema", [True, "1", None, 0, -1, 1.0])
+def test_a_schema_that_is_none_is_named(path: Path, schema: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"schema": schema, "kind": "sample"}) + "\n")
+    named: list[str] = []
+    assert rawlog.read(path, named.append) == []
+    assert "schema" in named[0]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"schema": 99}, "schema 99, expected 1"),
+        ({"schema": 99}, f"schema 99, expected {rawlog.SCHEMA}"),
         ({"kind": "rumour"}, "kind 'rumour'"),
         ({"metric": None}, "without metric"),
         ({"samples": []}, "without numbers"),
