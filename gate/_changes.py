@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.metrics import CODEGEN, METRICS
 from gate import changepoints
-from gate._series import TIMES, noises, same
+from gate._series import noises, same
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -45,7 +45,8 @@ HARMLESS, NOISE, IMPROVED, CHANGED = "harmless", "noise", "improved", "changed"
 class Change:
     """Between two measured commits the level of a series changed.
 
-    before, after: levels, in the series' unit.  p: adjusted, 0 where no statistics are needed.
+    before, after: levels, in the series' unit.  evidence: why it is no noise: ``p 3e-06`` (adjusted),
+    ``gain 12.1`` (of a long series, see gate/changepoints.py), ``exact`` where nothing is noisy.
     since: the last commit measured before; commit: the first measured after.  mended: the commit
     that brought a recovered cost back.  reason: of an accepted one.
     """
@@ -55,7 +56,7 @@ class Change:
     commit: Point
     before: float
     after: float
-    p: float
+    evidence: str
     status: str = ""
     mended: str = ""
     reason: str = ""
@@ -109,7 +110,8 @@ def _stepped(series: Series, noise: Noise | None) -> Iterator[Change]:
         if abs(step.after - step.before) < math.log1p(FLOORS[series.key.metric]):
             continue
         old, new = points[step.place - 1], points[step.place]
-        change = Change(series, old, new, math.exp(step.before), math.exp(step.after), step.p)
+        told = f"gain {step.gain:.1f}" if step.gain else f"p {step.p:.0e}"
+        change = Change(series, old, new, math.exp(step.before), math.exp(step.after), told)
         if same(series, old, new):
             change.status = NOISE
         yield change
@@ -120,7 +122,7 @@ def _exact(series: Series) -> Iterator[Change]:
     floor = FLOORS.get(series.key.metric, 0.0)
     for old, new in zip(series.points, series.points[1:], strict=False):
         if differs(old.value, new.value, floor):
-            yield Change(series, old, new, old.value, new.value, 0.0)
+            yield Change(series, old, new, old.value, new.value, "exact")
 
 
 def differs(old: float, new: float, floor: float) -> bool:
@@ -209,8 +211,3 @@ def accept(found: Iterable[Change], annotations: Sequence[Annotation]) -> list[A
                 if change.status == OPEN:
                     change.status, change.reason = ACCEPTED, one.reason
     return [one for index, one in enumerate(annotations) if index not in used]
-
-
-def noisy(change: Change) -> bool:
-    """Whether statistics had a say in it."""
-    return change.series.key.metric in TIMES

@@ -7,17 +7,12 @@ latter is written from the papers, with Otava 0.8's window and its weaker first 
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
-from gate import changepoints
-
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     import numpy
-
-    Detector = Callable[[numpy.ndarray], list[int]]
 
 WINDOW = 50
 # Otava's own setting, and the largest with which no kind of noise raises more than 1 % false alarms
@@ -27,24 +22,18 @@ OTAVA_STRICT_P = 1e-11
 ASV_THRESHOLD = 0.05
 
 
-def ours(costs: numpy.ndarray, threshold: float = changepoints.THRESHOLD) -> list[int]:
-    """The history's detector."""
-    import numpy
-
-    steps = changepoints.find(numpy.log(costs), threshold=threshold)
-    return [step.place for step in steps if step.after > step.before]
-
-
-def asv(costs: numpy.ndarray, threshold: float = ASV_THRESHOLD) -> list[int]:
+def asv(costs: numpy.ndarray, threshold: float, memory: dict[Any, Any] | None = None) -> list[int]:
     """asv's fit of steps, and those upward that its page of regressions lists."""
     from asv import step_detect
 
-    steps = step_detect.detect_steps([float(cost) for cost in costs])
-    _, _, found = step_detect.detect_regressions(steps, threshold)
+    memory = {} if memory is None else memory
+    if "asv" not in memory:
+        memory["asv"] = step_detect.detect_steps([float(cost) for cost in costs])
+    _, _, found = step_detect.detect_regressions(memory["asv"], threshold)
     return [int(after) for _, after, *_ in found or []]
 
 
-def otava(costs: numpy.ndarray, p: float = OTAVA_P, memory: dict[Any, Any] | None = None) -> list[int]:
+def otava(costs: numpy.ndarray, p: float, memory: dict[Any, Any] | None = None) -> list[int]:
     """E-divisive and t-test.  memory: keeps the work that does not depend on ``p``, of one series."""
     memory = {} if memory is None else memory
     places = _merged(costs, _weak(costs, _first_pass(p), memory), p)
@@ -54,6 +43,16 @@ def otava(costs: numpy.ndarray, p: float = OTAVA_P, memory: dict[Any, Any] | Non
         for i, place in enumerate(places)
         if costs[place : bounds[i + 2]].mean() > costs[bounds[i] : place].mean()
     ]
+
+
+def otava_strength(costs: numpy.ndarray) -> float:
+    """-log10 of the least p at which there is an alarm, to a tenth; 0 without one at p = 0.5."""
+    memory: dict[Any, Any] = {}
+    strength = 0.0
+    for tenths in (3, 6, *range(10, 40, 5), *range(40, 200, 10)):
+        if otava(costs, 10 ** (-tenths / 10), memory):
+            strength = tenths / 10
+    return strength
 
 
 def _first_pass(p: float) -> float:
@@ -73,7 +72,7 @@ def _weak(costs: numpy.ndarray, level: float, memory: dict[Any, Any]) -> list[in
             best = max(
                 (
                     _divided(costs, low, high, memory)
-                    for low, high in zip(bounds, bounds[1:], strict=False)
+                    for low, high in itertools.pairwise(bounds)
                     if high - low > 1
                 ),
                 default=None,

@@ -46,14 +46,15 @@ def series(seed: int, row: Row, step: float, draw: int) -> numpy.ndarray:
     dice = numpy.random.default_rng(key)
     logs = noise(dice, row.kind, row.before + row.after)
     logs[row.before :] += numpy.log1p(step)
-    return 100 * numpy.exp(logs)
+    costs: numpy.ndarray = 100 * numpy.exp(logs)
+    return costs
 
 
 def noise(dice: numpy.random.Generator, kind: str, size: int) -> numpy.ndarray:
     """Logarithms [size] of relative noise.  Raises ValueError for an unknown kind."""
     import numpy
 
-    plain = SD * dice.standard_normal(size)
+    plain: numpy.ndarray = SD * dice.standard_normal(size)
     if kind == INDEPENDENT:
         return plain
     if kind in RESEMBLING:
@@ -63,8 +64,10 @@ def noise(dice: numpy.random.Generator, kind: str, size: int) -> numpy.ndarray:
             made[i] = rho * made[i - 1] + numpy.sqrt(1 - rho * rho) * plain[i]
         return made
     if kind == DRIFT:
-        return plain + numpy.linspace(0, DRIFT_SDS * SD, size) * dice.choice([-1, 1])
+        plain += numpy.linspace(0, DRIFT_SDS * SD, size) * dice.choice([-1, 1])
+        return plain
     if kind == OUTLIERS:
         hit = dice.random(size) < OUTLIER_SHARE
-        return plain + hit * numpy.abs(dice.standard_normal(size)) * OUTLIER_SDS * SD
+        plain += hit * numpy.abs(dice.standard_normal(size)) * OUTLIER_SDS * SD
+        return plain
     raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")

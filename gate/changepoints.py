@@ -31,11 +31,12 @@ if TYPE_CHECKING:
 LONG = 12
 # A gain (:mod:`gate._likelihood`) above this is a step: with it, at most 1 in 100 series of noise
 # alone has a step upward, whatever the kind of noise.  From ``python -m gate.selftest --tune``.
-THRESHOLD = 7.0
+THRESHOLD = 7.2
 # Stretches inside a long series are looked at closely where a plain step gains this much, the most
-# promising ones first: a close look takes milliseconds.
+# promising ones first: a close look takes milliseconds.  They are many, so theirs has to gain more.
 PROMISING = 4.0
 CLOSE_LOOKS = 3
+INNER_COST = 3.0
 
 
 class Noise(NamedTuple):
@@ -62,7 +63,7 @@ class Step(NamedTuple):
 
 
 def find(
-    values: Sequence[float],
+    values: Sequence[float] | numpy.ndarray,
     *,
     variances: Sequence[float] | None = None,
     noise: Noise | None = None,
@@ -88,7 +89,7 @@ def find(
     if not (numpy.isfinite(y).all() and numpy.isfinite(extra).all()):
         raise ValueError("values and variances: expected finite numbers")
     if len(y) >= LONG:
-        return _Long(y).find(threshold)
+        return Long(y).find(threshold)
     series = _Series(y, extra, noise, alpha)
     return series.refined(series.search(0, len(y)))
 
@@ -147,8 +148,10 @@ class _Series:
         left, right = places - start, stop - places
         low = (self.wy[places] - self.wy[start]) / left
         high = (self.wy[stop] - self.wy[places]) / right
-        total = self.wyy[stop] - self.wyy[start] - (self.wy[stop] - self.wy[start]) ** 2 / (
-            stop - start
+        total = (
+            self.wyy[stop]
+            - self.wyy[start]
+            - (self.wy[stop] - self.wy[start]) ** 2 / (stop - start)
         )
         if total <= 1e-24 * (1 + abs(self.wyy[stop] - self.wyy[start])):
             return 0.0
@@ -195,7 +198,7 @@ class _Series:
         return steps
 
 
-class _Long:
+class Long:
     """One long series during the search."""
 
     def __init__(self, y: numpy.ndarray) -> None:
@@ -240,7 +243,9 @@ class _Long:
             if _likelihood.LEAST <= high - low < stop - start
         ]
         close = sorted((one for one in inner if one[0] > PROMISING), reverse=True)[:CLOSE_LOOKS]
-        looked = [self.look(low, high) for low, high in [(start, stop), *(i[1:] for i in close)]]
+        inside = [self.look(low, high) for _, low, high in close]
+        looked = [one._replace(gain=one.gain - INNER_COST) for one in inside]
+        looked.insert(0, self.look(start, stop))
         if upward:
             looked = [one for one in looked if one.rise > 0]
         return max(looked, key=lambda one: one.gain, default=None)
@@ -257,12 +262,12 @@ class _Long:
         return self.looked[start, stop]
 
 
-def rise(values: Sequence[float]) -> float:
+def rise(values: Sequence[float] | numpy.ndarray) -> float:
     """Gain of the clearest step upward of a long series, before any threshold; -inf without one."""
     import numpy
 
     y = numpy.asarray(values, dtype=float)
-    found = _Long(y).scan(0, len(y), upward=True)
+    found = Long(y).scan(0, len(y), upward=True)
     return found.gain if found else -numpy.inf
 
 

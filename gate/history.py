@@ -44,7 +44,7 @@ ORDER = (
 STYLES = {_changes.OPEN: "red", _changes.RECOVERED: "yellow", _changes.IMPROVED: "green"}
 HEADER = (
     "status", "machine", "operator", "case", "metric", "after", "first with", "before", "now", "ratio",
-    "p", "mended or why",
+    "evidence", "mended or why",
 )  # fmt: skip
 ALL = "all"
 
@@ -91,7 +91,7 @@ def row(change: Change, case: str) -> list[str]:
     return [
         change.status, change.series.machine, key.operator, case, f"{key.metric} {unit}".rstrip(),
         change.since.commit[:8], change.commit.commit[:8], f"{change.before:.5g}", f"{change.after:.5g}",
-        ratio, f"{change.p:.0e}" if _changes.noisy(change) else "exact", why,
+        ratio, change.evidence, why,
     ]  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def as_json(series: Sequence[Series], found: Sequence[Change]) -> str:
             key._asdict()
             | {
                 "status": change.status, "machine": change.series.machine, "unit": change.series.unit,
-                "since": change.since.commit, "commit": change.commit.commit, "p": change.p,
+                "since": change.since.commit, "commit": change.commit.commit, "evidence": change.evidence,
                 "before": change.before, "after": change.after, "mended": change.mended or None,
                 "reason": change.reason or None,
             }
