@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gate import _rivals, _simulate, _tuned, changepoints
 from gate._shares import Share
+from harness._markdown import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,8 +23,9 @@ USUAL_ASV, USUAL_OTAVA = "asv, 5 %", "Otava, p 0.001"
 # A setting for each row, as if its noise were known.
 OURS_TOLD, OTAVA_TOLD = "history, told", "Otava, told"
 DETECTORS = (OURS, ASV, OTAVA, USUAL_ASV, USUAL_OTAVA, OURS_TOLD, OTAVA_TOLD)
-# Ours, and the rivals of which it is asked that they find no more.
-DUELS = ((OURS, ASV), (OURS, OTAVA), (OURS_TOLD, OTAVA_TOLD))
+# Ours, and the rivals of which it is asked that they find no more: with one setting, and told.
+DUELS = ((OURS, ASV), (OURS, OTAVA))
+DUELS_TOLD = ((OURS_TOLD, OTAVA_TOLD),)
 # A step is found when an alarm is as near as this to it.
 NEAR = 2
 FALSE_ALARMS = 0.01
@@ -81,21 +83,23 @@ def pooled(found: Curves, kind: str, step: float, name: str) -> Share:
     return functools.reduce(lambda one, other: one + other, parts, Share(0, 0))
 
 
-def beaten(found: Curves, steps: Sequence[float]) -> tuple[list[str], int]:
-    """Where a rival clearly finds more than ours (their intervals are apart), a sentence each; and how
-    often it finds more at all."""
-    told, more = [], 0
+def beaten(
+    found: Curves, steps: Sequence[float], duels: Sequence[tuple[str, str]]
+) -> tuple[int, list[str]]:
+    """How often a rival finds more than ours, of all rows and steps; and a sentence for each time that
+    it clearly does, their intervals being apart."""
+    more, told = 0, []
     for row in dict.fromkeys(row for row, _ in found):
         for step in steps:
-            for mine, other in DUELS:
+            for mine, other in duels:
                 ours, theirs = found[row, step][mine], found[row, step][other]
                 more += theirs.value > ours.value
                 if theirs.interval[0] > ours.interval[1]:
                     told.append(
-                        f"{row.kind}, {row.before}+{row.after}, a step of {step:.0%}: {other} finds "
-                        f"{theirs} %, {mine} {ours} %"
+                        f"{row.kind}, {row.before}+{row.after}, a step of {percent(step)}: `{other}` "
+                        f"finds {theirs} %, `{mine}` {ours} %"
                     )
-    return told, more
+    return more, told
 
 
 def tune(quiet: int, rows: Sequence[Row], tell: Callable[[str], None]) -> dict[str, float]:

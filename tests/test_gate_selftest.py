@@ -203,12 +203,12 @@ def test_curves_count_and_say_who_finds_more() -> None:
     found = _curves.curves(3, 4, [PLAIN], [0.2], lambda _: None)
     assert found[PLAIN, 0.2] == dict.fromkeys(_curves.DETECTORS, Share(3, 3))
     assert found[PLAIN, 0.0][_curves.OURS].of == 4
-    assert _curves.beaten(found, [0.2]) == ([], 0)
+    assert _curves.beaten(found, [0.2], _curves.DUELS) == (0, [])
     found[PLAIN, 0.2] = dict.fromkeys(_curves.DETECTORS, Share(90, 100))
     found[PLAIN, 0.2][_curves.OURS] = Share(50, 100)
-    told, more = _curves.beaten(found, [0.2])
+    more, told = _curves.beaten(found, [0.2], _curves.DUELS)
     assert more == len(told) == 2
-    assert "a step of 20%" in told[0]
+    assert "a step of 20 %" in told[0]
 
 
 # Processes.
