@@ -87,9 +87,10 @@ def row(change: Change, case: str) -> list[str]:
     """Cells of a change, under HEADER."""
     key, unit = change.series.key, change.series.unit
     why = change.mended[:12] or change.reason
+    metric = key.metric if unit in key.metric else f"{key.metric} {unit}"
     ratio = f"{change.ratio:.3f}" if math.isfinite(change.ratio) else "-"
     return [
-        change.status, change.series.machine, key.operator, case, f"{key.metric} {unit}".rstrip(),
+        change.status, change.series.machine, key.operator, case, metric,
         change.since.commit[:8], change.commit.commit[:8], f"{change.before:.5g}", f"{change.after:.5g}",
         ratio, change.evidence, why,
     ]  # fmt: skip
