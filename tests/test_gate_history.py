@@ -7,6 +7,7 @@ import random
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from scipy import stats
 
 from benchmarks import rawlog
 from benchmarks.metrics import METRICS
@@ -167,6 +168,33 @@ def test_equal_machine_code_is_noise(make: Any) -> None:
     assert history.main([]) == 0
 
 
+def test_equal_machine_code_says_nothing_of_the_host(make: Any) -> None:
+    held = make(4)
+    for commit in held.commits:
+        held.log(commit).program("a")
+    for index in range(12):
+        held.put("launch_us", [50, 50.1, 49.9, 50], case=f"m={index}", implementation=PEER)
+    held.put("launch_us", [10, 10, 15, 15])
+    assert held.look() == [("open", "launch_us", 2, None)]
+
+
+def test_noise_mends_nothing(make: Any) -> None:
+    held = make(6)
+    held.quiet()
+    for index, commit in enumerate(held.commits):
+        held.log(commit).program("a" if index < 2 else "b")
+    held.put("device_us", [100, 100, 120, 120, 100, 100])
+    assert held.look() == [("open", "device_us", 2, None), ("noise", "device_us", 4, None)]
+
+
+def test_more_registers_and_a_longer_throttled_time_stay_open(make: Any) -> None:
+    held = make(3)
+    held.quiet()
+    held.put("registers", [168, 168, 200])
+    held.put("device_us", [100, 100, 105], throttled=True)
+    assert held.look() == [("open", "registers", 2, None)]
+
+
 def test_another_launch_of_equal_code_is_no_veto(make: Any) -> None:
     held = make(4)
     held.quiet()
@@ -322,6 +350,13 @@ def test_a_short_series_needs_to_be_told_its_noise() -> None:
     assert changepoints.find(values) == []
     assert [s.place for s in changepoints.find(values, noise=Noise(0.003, 10))] == [2]
     assert changepoints.find(values, noise=Noise(0.03, 10)) == []
+
+
+def test_p_is_students_times_the_places_looked_at() -> None:
+    values = [0.0, 0.01, -0.01, 0.0, 0.1, 0.11, 0.09, 0.1]
+    (step,) = changepoints.find(values, alpha=0.05)
+    raw = stats.ttest_ind(values[:4], values[4:]).pvalue
+    assert step.p == pytest.approx(5 * raw, rel=1e-6)
 
 
 def test_a_point_that_scatters_weighs_less() -> None:

@@ -119,6 +119,44 @@ def test_the_likelihood_is_the_normal_distributions_where_noise_is_independent()
     assert _likelihood.best(y).gain == pytest.approx(30 * numpy.log(rests[0] / rests[1]), abs=1.5)
 
 
+def test_outliers_do_not_hide_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    y = quiet(40, seed=3)
+    y[25:] += 0.04
+    y[[4, 12, 18, 30, 36]] += 0.12
+    assert [step.place for step in changepoints.find(y)] == [25]
+    monkeypatch.setattr(_likelihood, "TAILS", _likelihood.TAILS[:1])
+    assert changepoints.find(y) == []
+
+
+def test_resembling_noise_has_the_likelihood_of_its_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one resemblance and no tail, the fit is the normal distribution's with that covariance."""
+    rho, n = 0.6, 15
+    monkeypatch.setattr(_likelihood, "TAILS", _likelihood.TAILS[:1])
+    monkeypatch.setattr(_likelihood, "RESEMBLANCE", (rho,))
+    y, shape = quiet(n), (numpy.arange(n) >= 9).astype(float)
+    covariance = rho ** abs(numpy.subtract.outer(numpy.arange(n), numpy.arange(n)))
+    covariance /= 1 - rho**2
+    inverse = numpy.linalg.inv(covariance)
+    x = numpy.stack([numpy.ones(n), shape], axis=1)
+    beta = numpy.linalg.solve(x.T @ inverse @ x, x.T @ inverse @ y)
+    rest = y - x @ beta
+    size = rest @ inverse @ rest / n
+    expected = -n / 2 * numpy.log(size) - n / 2 - numpy.linalg.slogdet(covariance)[1] / 2
+    likely, rises = _likelihood._fit(y, shape[None, :])
+    assert likely[0] == pytest.approx(expected)
+    assert rises[0] == pytest.approx(beta[1])
+
+
+def test_a_part_of_a_series_has_to_gain_more() -> None:
+    y = quiet(45, seed=3)
+    y[20:30] += 0.08
+    series = changepoints.Long(y)
+    found = series.scan(0, 45)
+    assert found is not None
+    inside = [one.gain for one in series.looked.values() if one.place == found.place]
+    assert found.gain == pytest.approx(max(inside) - changepoints.INNER_COST)
+
+
 def test_too_few_numbers_are_refused_and_equal_ones_are_no_step() -> None:
     with pytest.raises(ValueError, match="expected 10"):
         _likelihood.best(numpy.zeros(9))
