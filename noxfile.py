@@ -6,8 +6,8 @@ most of them share (torch takes gigabytes), made on first use from the groups in
 On a machine that brings its own torch, ``python -m nox --no-venv -s NAME`` runs the same command
 with the Python that runs nox.  It installs nothing and needs no network; what is missing is named.
 
-nox ends with 1 whatever the command's own exit code was, but for `compare`, which passes it on: where
-the code of another matters, call the command.
+nox ends with 1 whatever the command's own exit code was, but for the gate's sessions, which pass it on:
+where the code of another matters, call the command.
 """
 
 from __future__ import annotations
@@ -69,6 +69,18 @@ def python(
     session.run(executable, *arguments, external=True)
 
 
+def keep_code(session: nox.Session, *arguments: str, cache: bool = True) -> None:
+    """Run Python, and end nox with its exit code: 10, 11 and 12 mean different things.
+
+    nox makes 1 of every failure.  It catches what a session raises, but not SystemExit; sessions
+    behind this one are not run.
+    """
+    try:
+        python(session, *arguments, cache=cache)
+    except nox.command.CommandFailed as failed:
+        sys.exit(getattr(failed, "return_code", None) or 1)
+
+
 def shared(session: nox.Session) -> str:
     """The Python of the shared environment, which is made, and brought up to date, first."""
     executable = SHARED / "bin" / "python"
@@ -106,12 +118,7 @@ def bench(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def compare(session: nox.Session) -> None:
     """Did a commit make it worse? -- BASE HEAD [OPERATOR [CASE-PART]...]...; keeps the exit code."""
-    try:
-        python(session, "-m", "gate", "compare", *session.posargs, cache=False)
-    except nox.command.CommandFailed as failed:
-        # nox makes 1 of every failure, and 10, 11 and 12 mean different things.  It catches what a
-        # session raises, but not this; sessions behind this one are not run.
-        sys.exit(getattr(failed, "return_code", None) or 1)
+    keep_code(session, "-m", "gate", "compare", *session.posargs, cache=False)
 
 
 @nox.session(venv_backend="none")
@@ -131,6 +138,18 @@ def codegen(session: nox.Session) -> None:
 def report(session: nox.Session) -> None:
     """Derive summary.csv, report.html, tables and roofline from the raw logs: -- [--check]."""
     python(session, "-m", "harness.report", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def history(session: nox.Session) -> None:
+    """What changed in the committed history, what of it is open: -- [--status all]; keeps the code."""
+    keep_code(session, "-m", "gate", "history", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gate_selftest(session: nox.Session) -> None:
+    """What the gate's verdicts are worth, by simulation: -- [--aa LOG] [--write]; keeps the code."""
+    keep_code(session, "-m", "gate", "selftest", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "compare": "measure two commits in turn, and say whether the second is worse",
+    "history": "what changed in the committed history, and what of it is open",
+    "selftest": "what the verdicts are worth: detection and false alarms",
+    "aa": "measure one commit in many processes, for the self-test",
 }
 
 

@@ -199,7 +199,11 @@ def grew(old: Measured, new: Measured, threshold: float) -> bool:
 
 def same_program(before: Log, now: Log, key: Key) -> bool:
     """Whether both commits launch the same machine code in the same way for this case."""
-    old, new = (_program(log, key) for log in (before, now))
+    return equal(program(before, key), program(now, key))
+
+
+def equal(old: list[list[Any]] | None, new: list[list[Any]] | None) -> bool:
+    """Whether two programs, as :func:`program` gives them, are known and the same."""
     if old is None or new is None or len(old) != len(new):
         return False
     # A row of an older schema does not know what was launched with what.
@@ -207,7 +211,7 @@ def same_program(before: Log, now: Log, key: Key) -> bool:
     return [kernel[:compared] for kernel in old] == [kernel[:compared] for kernel in new]
 
 
-def _program(log: Log, key: Key) -> list[list[Any]] | None:
+def program(log: Log, key: Key) -> list[list[Any]] | None:
     """Hash and launch parameters of each kernel of a call, or None where they are not known."""
     compiled = log.measured.get(Key(key.operator, key.case, key.implementation, "registers"))
     kernels = compiled.detail.get("kernels") if compiled else None
