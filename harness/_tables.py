@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from harness._lines import cell, extra, get, lines_where, short, timed
 from harness._logs import GEMM, OURS, QUANTISERS, newest, quantile
 from harness._markdown import NONE, THROTTLED, count, markdown, micro, percent, rate
+from harness._table_experts import experts, operators
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,6 +27,7 @@ def blocks(logs: Sequence[Log], picture: Path) -> dict[str, str]:
     return {
         "fp8_gemm": fp8_gemm(logs),
         "quantisers": quantisers(logs),
+        "experts": moe(logs),
         "codegen": codegen(logs),
         "launch": launch(logs),
         "roofline": roofline(logs, picture),
@@ -141,6 +143,20 @@ def quantisers(logs: Sequence[Log]) -> str:
     )
     header = ["operator", "layer", "shape", "us", "GB/s", "of a copy"]
     return f"{said}\n\n{markdown(header, rows, left=2)}"
+
+
+def moe(logs: Sequence[Log]) -> str:
+    """The operators of the mixture of experts."""
+    found = experts(logs)
+    if found is None:
+        return absent("the experts' times")
+    log, table = found
+    said = (
+        f"{source(log)} {_clock(log, operators())} GB/s counts each byte that a call must move once. "
+        "A product is to be held against the roofline, what moves or quantises rows against a copy; "
+        "what has few bytes is bound by latency, and neither tells much."
+    )
+    return f"{said}\n\n{table}"
 
 
 def codegen(logs: Sequence[Log]) -> str:
