@@ -1,0 +1,1 @@
+"""What stands between a change and the main branch: planted faults that the tests must find."""

@@ -1,0 +1,194 @@
+"""One planted fault against its tests, in a process forked after torch and Triton were imported.
+
+Importing them takes longer than most faults live.  The project's own modules are imported in the
+child, from the copy of the tree that holds the fault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from gate._faults import Fault
+
+OURS = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests")
+# Tests of every operator: of these only the fault's operators are run.
+GENERIC = ("tests/test_ops.py", "tests/test_launches.py", "tests/test_inputs.py")
+IMPORTING = 120  # seconds until the tests are collected; a fault in a module's body could hang there
+VERDICT = "verdict.json"
+LOG = "trial.log"
+
+
+class Selection(NamedTuple):
+    """Which tests run, and how long they may.
+
+    arguments: pytest's.  operators: stems of generic tests that are kept.  only: what a test's name
+    must contain.  small: leave out cases that Triton's interpreter does not take.  seconds: after
+    collection.
+    """
+
+    arguments: tuple[str, ...]
+    operators: tuple[str, ...]
+    only: str
+    small: bool
+    seconds: float
+
+
+def parity(fault: Fault, seconds: float) -> Selection:
+    """The operator's cases; for a fault of a kernel also its other tests."""
+    arguments = ("tests/test_ops.py",)
+    if not fault.of_reference:
+        arguments = ("tests/test_ops.py", *fault.tests, *GENERIC[1:])
+    return Selection(arguments, fault.operators, fault.only, not fault.only, seconds)
+
+
+def own(fault: Fault, seconds: float) -> Selection:
+    """The tests of the reference that do without a kernel."""
+    return Selection(fault.reference_tests, fault.operators, fault.only, True, seconds)
+
+
+def alone(test: str, operators: tuple[str, ...], seconds: float) -> Selection:
+    """One test."""
+    return Selection((test.partition("[")[0],), operators, test, False, seconds)
+
+
+def start(tree: Path, selection: Selection) -> int:
+    """Fork a process that runs the selection in ``tree`` and writes VERDICT there; returns its id."""
+    (tree / VERDICT).unlink(missing_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    try:
+        code = _run(tree, selection)
+    finally:
+        os._exit(code)
+
+
+def _run(tree: Path, selection: Selection) -> int:
+    log = os.open(tree / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(log, stream)
+    # Its default action ends the process even where no Python runs.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, IMPORTING)
+    os.chdir(tree)
+    sys.path[:] = [str(tree), *(entry for entry in sys.path[1:] if entry)]
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "--rootdir", str(tree)]
+    return int(pytest.main([*options, *selection.arguments], plugins=[_Plugin(tree, selection)]))
+
+
+class _Plugin:
+    """Chooses and sorts the tests, starts the clock, and writes down who failed."""
+
+    def __init__(self, tree: Path, selection: Selection) -> None:
+        self.tree = tree
+        self.selection = selection
+        self.began = time.monotonic()
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(
+        self, config: pytest.Config, items: list[pytest.Item]
+    ) -> None:
+        kept = [item for item in items if self._wanted(item)]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+        order = {argument.split("::")[0]: i for i, argument in enumerate(self.selection.arguments)}
+        # Cheapest first: the sort is stable, so tests other than parity stay in their order.
+        kept.sort(key=lambda item: (order.get(_file(item), 0), *_price(item)))
+        items[:] = kept
+
+    def _wanted(self, item: pytest.Item) -> bool:
+        if self.selection.only and self.selection.only not in item.nodeid:
+            return False
+        parameters = _parameters(item)
+        case, stem = parameters.get("case"), parameters.get("stem")
+        if case is not None and stem is not None and self.selection.small:
+            from benchmarks import cases
+
+            if item.name.startswith("test_parity") and case not in cases.on_cpu(stem):
+                return False
+        if _file(item) not in GENERIC:
+            return True
+        if stem is None:
+            return item.nodeid.partition("[")[0] in self.selection.arguments
+        return stem in self.selection.operators
+
+    def pytest_collection_finish(self) -> None:
+        self.began = time.monotonic()
+        signal.setitimer(signal.ITIMER_REAL, self.selection.seconds)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self._write("running", nodeid, "")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            said = getattr(crash, "message", "") or str(report.longrepr)
+            self._write("failed", report.nodeid, said)
+
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus == pytest.ExitCode.OK:
+            self._write("passed", "", "")
+
+    def _write(self, outcome: str, test: str, said: str) -> None:
+        row = {"outcome": outcome, "test": test, "said": said, "seconds": self._seconds()}
+        (self.tree / VERDICT).write_text(json.dumps(row), encoding="utf-8")
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+
+def _file(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _parameters(item: pytest.Item) -> dict[str, Any]:
+    callspec = getattr(item, "callspec", None)
+    return callspec.params if callspec else {}
+
+
+def _price(item: pytest.Item) -> tuple[int, int]:
+    """(whether it is no parity test, steps in Triton's interpreter)."""
+    if not item.name.startswith("test_parity"):
+        return 1, 0
+    return 0, _parameters(item)["case"].interpreter_steps()
+
+
+class Outcome(NamedTuple):
+    """How a run ended.
+
+    word: failed (a test did), passed, timeout, died (by a signal), broken (nothing could be
+    collected).  test: which one, where there is one.  said: its message, or what the log ends with.
+    """
+
+    word: str
+    test: str
+    said: str
+    seconds: float
+
+
+def outcome(tree: Path, status: int) -> Outcome:
+    """What the process of :func:`start` left, by its status from ``os.wait``."""
+    path = tree / VERDICT
+    row = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    test, said, seconds = row.get("test", ""), row.get("said", ""), row.get("seconds", 0.0)
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        word = "timeout" if number == signal.SIGALRM else "died"
+        return Outcome(word if test else "broken", test, signal.strsignal(number) or "", seconds)
+    if row.get("outcome") in ("failed", "passed"):
+        return Outcome(row["outcome"], test, said, seconds)
+    log = (tree / LOG).read_text(encoding="utf-8", errors="replace")
+    return Outcome("broken", test, log[-2000:].strip(), seconds)
