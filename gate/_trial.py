@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 OURS = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests")
 # Tests of every operator: of these only the fault's operators are run.
 GENERIC = ("tests/test_ops.py", "tests/test_launches.py", "tests/test_inputs.py")
+CHEAP = 64  # steps in Triton's interpreter; dearer cases come after all other tests
+IDLE = 8  # times its seconds that a trial may take by the clock, on a machine that others use, too
 IMPORTING = 120  # seconds until the tests are collected; a fault in a module's body could hang there
+TIMERS = (signal.SIGALRM, signal.SIGPROF)
 VERDICT = "verdict.json"
 LOG = "trial.log"
 
@@ -31,8 +34,8 @@ class Selection(NamedTuple):
     """Which tests run, and how long they may.
 
     arguments: pytest's.  operators: stems of generic tests that are kept.  only: what a test's name
-    must contain.  small: leave out cases that Triton's interpreter does not take.  seconds: after
-    collection.
+    must contain.  small: leave out cases that Triton's interpreter does not take.  seconds: of the
+    processor, after collection.
     """
 
     arguments: tuple[str, ...]
@@ -79,8 +82,9 @@ def _run(tree: Path, selection: Selection) -> int:
     log = os.open(tree / LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(log, stream)
-    # Its default action ends the process even where no Python runs.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # Their default action ends the process even where no Python runs.
+    for number in TIMERS:
+        signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, IMPORTING)
     os.chdir(tree)
     sys.path[:] = [str(tree), *(entry for entry in sys.path[1:] if entry)]
@@ -96,7 +100,7 @@ class _Plugin:
     def __init__(self, tree: Path, selection: Selection) -> None:
         self.tree = tree
         self.selection = selection
-        self.began = time.monotonic()
+        self.began = time.process_time()
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
@@ -105,8 +109,8 @@ class _Plugin:
         kept = [item for item in items if self._wanted(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
         order = {argument.split("::")[0]: i for i, argument in enumerate(self.selection.arguments)}
-        # Cheapest first: the sort is stable, so tests other than parity stay in their order.
-        kept.sort(key=lambda item: (order.get(_file(item), 0), *_price(item)))
+        # Cheap cases, then the other tests, which stay in their order, then dear cases.
+        kept.sort(key=lambda item: (*_price(item), order.get(_file(item), 0)))
         items[:] = kept
 
     def _wanted(self, item: pytest.Item) -> bool:
@@ -126,8 +130,9 @@ class _Plugin:
         return stem in self.selection.operators
 
     def pytest_collection_finish(self) -> None:
-        self.began = time.monotonic()
-        signal.setitimer(signal.ITIMER_REAL, self.selection.seconds)
+        self.began = time.process_time()
+        signal.setitimer(signal.ITIMER_REAL, IDLE * self.selection.seconds)
+        signal.setitimer(signal.ITIMER_PROF, self.selection.seconds)
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
         self._write("running", nodeid, "")
@@ -144,10 +149,13 @@ class _Plugin:
 
     def _write(self, outcome: str, test: str, said: str) -> None:
         row = {"outcome": outcome, "test": test, "said": said, "seconds": self._seconds()}
-        (self.tree / VERDICT).write_text(json.dumps(row), encoding="utf-8")
+        # In one step, so that a process that dies leaves a whole one.
+        fresh = self.tree / f"{VERDICT}.new"
+        fresh.write_text(json.dumps(row), encoding="utf-8")
+        fresh.replace(self.tree / VERDICT)
 
     def _seconds(self) -> float:
-        return time.monotonic() - self.began
+        return time.process_time() - self.began
 
 
 def _file(item: pytest.Item) -> str:
@@ -160,10 +168,11 @@ def _parameters(item: pytest.Item) -> dict[str, Any]:
 
 
 def _price(item: pytest.Item) -> tuple[int, int]:
-    """(whether it is no parity test, steps in Triton's interpreter)."""
+    """(0 of a cheap case, 1 of another test, 2 of a dear case; its steps in Triton's interpreter)."""
     if not item.name.startswith("test_parity"):
         return 1, 0
-    return 0, _parameters(item)["case"].interpreter_steps()
+    steps: int = _parameters(item)["case"].interpreter_steps()
+    return (0 if steps <= CHEAP else 2), steps
 
 
 class Outcome(NamedTuple):
@@ -186,7 +195,7 @@ def outcome(tree: Path, status: int) -> Outcome:
     test, said, seconds = row.get("test", ""), row.get("said", ""), row.get("seconds", 0.0)
     if os.WIFSIGNALED(status):
         number = os.WTERMSIG(status)
-        word = "timeout" if number == signal.SIGALRM else "died"
+        word = "timeout" if number in TIMERS else "died"
         return Outcome(word if test else "broken", test, signal.strsignal(number) or "", seconds)
     if row.get("outcome") in ("failed", "passed"):
         return Outcome(row["outcome"], test, said, seconds)

@@ -20,6 +20,7 @@ import importlib
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests", "pyproject.toml")
-SECONDS = {"cpu": 15.0, "gpu": 60.0}  # of a trial after its imports; a GPU's compiles its kernels
+# Of the processor, of a trial, after its imports; on a GPU it compiles its kernels.
+SECONDS = {"cpu": 15.0, "gpu": 60.0}
 # Processes that share a GPU: each holds a context, some hundred MB, and small cases.
 GPU_JOBS = 8
 EXIT = {"killed": 0, "survived": 1, "timeout": 1, "no-gpu": 3, "wrong": 4}
@@ -104,6 +106,13 @@ class Runner:
                 if verdict is not None:
                     free.append(tree)
                     yield verdict
+
+    def stop(self) -> None:
+        """End what still runs, so that its copy of the tree can be removed."""
+        for child in self.running:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+        self.running.clear()
 
     def _plant(self, tree: Path, trial: Trial) -> None:
         path = tree / trial.fault.file
@@ -248,9 +257,12 @@ def _run(waiting: Sequence[Trial], given: argparse.Namespace) -> list[Verdict]:
             if large:
                 runner.trees = runner.trees[:1]
             group = [t for t in waiting if bool(t.fault.gpu and t.fault.only) == large]
-            for verdict in runner.run(group):
-                print(_line(verdict), flush=True)
-                verdicts.append(verdict)
+            try:
+                for verdict in runner.run(group):
+                    print(_line(verdict), flush=True)
+                    verdicts.append(verdict)
+            finally:
+                runner.stop()
     return verdicts
 
 

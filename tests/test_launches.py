@@ -19,6 +19,7 @@ from kernels._device import recording, sm_limit
 from kernels.act_quant import act_quant
 from kernels.fp8_gemm import fp8_gemm
 from kernels.weight_quant import weight_quant
+from tests._guards import guarded
 from tests.test_inputs import OPERATORS, small, tensors
 
 
@@ -53,6 +54,18 @@ def test_results_are_their_own_memory(stem: str, device: str) -> None:
         assert_equal(one.contiguous(), kept.contiguous(), Exact())
     parts = [*tensors(arguments).values(), *outputs(first), *outputs(second)]
     assert len({part.untyped_storage().data_ptr() for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_nothing_is_written_beside_the_results(
+    stem: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards around what an operator allocates stay as they are; cheap cases are ragged ones."""
+    cheap = sorted(cases.on_cpu(stem), key=lambda case: case.interpreter_steps())[:10]
+    for case in cheap:
+        arguments = case.inputs(device)
+        with guarded(monkeypatch):
+            cases.public("kernels", stem)(**arguments)
 
 
 @pytest.mark.gpu
