@@ -90,7 +90,11 @@ def _run(tree: Path, selection: Selection) -> int:
     sys.path[:] = [str(tree), *(entry for entry in sys.path[1:] if entry)]
     for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
         del sys.modules[name]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "--tb=short", "--rootdir", str(tree)]
+    # Nothing that takes time in each of some hundred runs: plugins that no test here needs, assertions
+    # rewritten, a garbage collector that goes through all of torch twice.
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    options = ["-x", "-q", "--tb=short", "--assert=plain", "--rootdir", str(tree)]
+    options += ["-p", "no:cacheprovider", "-p", "no:unraisableexception"]
     return int(pytest.main([*options, *selection.arguments], plugins=[_Plugin(tree, selection)]))
 
 

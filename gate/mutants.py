@@ -16,6 +16,7 @@ could be run with it, or its killer fails without it.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import random
@@ -181,6 +182,7 @@ def _warm(gpu: bool) -> None:
 
         interpreter.install()
     importlib.import_module("triton.language")
+    gc.freeze()
 
 
 def _hopper() -> bool:

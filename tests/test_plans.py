@@ -57,12 +57,14 @@ def plan(kernel: Kernel) -> Plan:
 
 
 def test_later_launches_pass_addresses_to_the_compiled_kernel(kernel: Kernel, plan: Plan) -> None:
-    x, y, descriptor = torch.zeros(32), torch.zeros(32), object()
-    for out in (x, y):
+    x, y, z, descriptor = torch.zeros(32), torch.zeros(32), torch.zeros(32), object()
+    for out in (x, y, z):
         plan(CPU, x, None, out, descriptor)
     (compiled,) = kernel.compiled
     assert compiled.grids == [(5, 2, 1)]
-    assert compiled.calls == [(x.data_ptr(), None, y.data_ptr(), descriptor, 7, 0.5, 64)]
+    assert compiled.calls == [
+        (x.data_ptr(), None, out.data_ptr(), descriptor, 7, 0.5, 64) for out in (y, z)
+    ]
 
 
 def test_an_alignment_is_compiled_for_once(kernel: Kernel, plan: Plan) -> None:
