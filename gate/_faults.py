@@ -14,6 +14,7 @@ and a fault::
     gpu = "..."              why no test can see it without a Hopper GPU
     blind = "..."            why parity cannot see a fault of the reference; its own tests must
     only = "..."             run nothing but tests whose name contains this
+    operators, tests         of this fault alone
     hangs = true             the fault is to hang; a run that passes its time limit has found it
 
 A change that no argument can show, such as a mask on a load whose lanes are not stored, is no fault
@@ -95,15 +96,19 @@ def load() -> list[Fault]:
 def _read(path: Path) -> list[Fault]:
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     rows: list[dict[str, Any]] = table.pop("fault")
-    shared = {key: tuple(value) for key, value in table.items()}
-    shared = {"operators": (path.stem,), "tests": (), "reference_tests": ()} | shared
+    shared = {"operators": [path.stem], "tests": [], "reference_tests": []} | table
     faults = []
     for row in rows:
         try:
-            fault = Fault(operator=path.stem, **(shared | row))
+            held = {key: _frozen(value) for key, value in (shared | row).items()}
+            fault = Fault(operator=path.stem, **held)
         except TypeError as error:
             raise NotApplicableError(f"{path.name}: {row.get('name')}: {error}") from None
         if fault.file.split("/")[0] not in SIDES:
             raise NotApplicableError(f"{fault.id}: expected a file of {' or '.join(SIDES)}")
         faults.append(fault)
     return faults
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

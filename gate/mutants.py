@@ -86,6 +86,7 @@ class Runner:
     def __init__(self, folder: Path, jobs: int, gpu: bool) -> None:
         self.trees = [_copy(folder / f"tree{number}") for number in range(jobs)]
         self.seconds = SECONDS["gpu" if gpu else "cpu"]
+        self.sources: dict[str, str] = {}  # files as they are without a fault
         self.running: dict[int, tuple[Path, Trial, _trial.Outcome | None]] = {}
         self.sound: set[str] = set()  # killers that pass on the tree as it is
         self.failing: dict[str, str] = {}  # and those that do not: what they say
@@ -117,10 +118,13 @@ class Runner:
 
     def _plant(self, tree: Path, trial: Trial) -> None:
         path = tree / trial.fault.file
-        text = path.read_text(encoding="utf-8")
+        text = self.sources.setdefault(trial.fault.file, path.read_text(encoding="utf-8"))
         path.write_text(trial.fault.applied(text), encoding="utf-8")
         make = _trial.own if trial.by == "own" else _trial.parity
         self.running[_trial.start(tree, make(trial.fault, self.seconds))] = (tree, trial, None)
+
+    def _restore(self, tree: Path, trial: Trial) -> None:
+        (tree / trial.fault.file).write_text(self.sources[trial.fault.file], encoding="utf-8")
 
     def _reap(self) -> tuple[Path, Verdict | None]:
         """Wait for one process; None while its killer is still to be tried without the fault."""
@@ -133,7 +137,7 @@ class Runner:
             else:
                 self.failing[first.test] = found.said
             return tree, self._killed(trial, first)
-        shutil.copyfile(ROOT / trial.fault.file, tree / trial.fault.file)
+        self._restore(tree, trial)
         if found.word in ("failed", "died"):
             if found.test in self.sound or found.test in self.failing:
                 return tree, self._killed(trial, found)
