@@ -1,0 +1,125 @@
+"""What the kernels over the rows of experts share: which rows, their numbers, and the checks."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import _check
+from kernels._fp32 import sigmoid
+from kernels._grouped import owner, segment_ends
+from kernels._pow2 import quantised, scale_of
+from kernels._quant import magnitude_bits
+
+TILE = 128
+MAX_ROWS = (1 << 31) - 1
+MAX_EXPERTS = 1024
+
+
+@triton.jit
+def rows_end(counts_ptr, rows, experts, first, EXPERTS: tl.constexpr):
+    """End of the rows that stand with row ``first`` in one segment; ``rows`` where EXPERTS is 0."""
+    end = rows
+    if EXPERTS:
+        ends = segment_ends(counts_ptr, experts, EXPERTS)
+        _, _, own = owner(counts_ptr, ends, experts, first)
+        end = tl.minimum(own, rows)
+    return end
+
+
+@triton.jit
+def numbers(
+    x_ptr, scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc,
+    SCALES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """[rows, TILE] fp32: the tile that begins at ``channel``, times its scales where there are."""
+    columns = channel + tl.arange(0, TILE)
+    x = tl.load(
+        x_ptr + row[:, None] * stride_x + columns[None, :], mask=inside[:, None], other=0.0
+    ).to(tl.float32)
+    if SCALES:
+        tile = (channel // TILE).to(tl.int64)
+        scale = tl.load(scale_ptr + row * stride_sr + tile * stride_sc, mask=inside, other=1.0)
+        x = x * scale[:, None]
+    return x
+
+
+@triton.jit
+def silu(gate):
+    """(gate * sigmoid(gate), sigmoid(gate))."""
+    one = sigmoid(gate)
+    return gate * one, one
+
+
+@triton.jit
+def write(
+    x, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale,
+    POW2_SCALE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Quantise a tile [rows, TILE] of fp32 to ``channel`` of a [.., channels] payload and its scales."""
+    scale = scale_of(tl.max(magnitude_bits(x), axis=1), POW2_SCALE)
+    q = quantised(x, scale[:, None], POW2_SCALE)
+    columns = channel + tl.arange(0, TILE)
+    tl.store(q_ptr + row[:, None] * channels + columns[None, :], q, mask=inside[:, None])
+    tile = (channel // TILE).to(tl.int64)
+    tl.store(scale_ptr + tile * stride_scale + row, scale, mask=inside)
+
+
+def quantised_like(
+    rows: int, channels: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Memory for [rows, channels] e4m3 and its scales as ``act_quant`` stores them."""
+    q = torch.empty(rows, channels, dtype=torch.float8_e4m3fn, device=device)
+    tiles, column = channels // TILE, (rows + 3) // 4 * 4
+    scale = torch.empty(tiles * column, dtype=torch.float32, device=device)
+    return q, scale.as_strided((rows, tiles), (1, column))
+
+
+def gate_up(name: str, value: torch.Tensor, dtypes: tuple[torch.dtype, ...]) -> tuple[int, int]:
+    """(R, I) of ``value`` [R, 2I]; raises TypeError or ValueError for what it must not be."""
+    _check.tensor(name, value, dtypes, (None, None))
+    _check.rows_contiguous(name, value)
+    rows, channels = value.shape
+    _check.multiple(name, "2I", channels, 2 * TILE)
+    _check.whole(f"{name}: 2I", channels, 2 * TILE, MAX_ROWS)
+    _check.whole(f"{name}: R", rows, 0, MAX_ROWS - TILE)
+    return rows, channels // 2
+
+
+def scales(
+    name: str, value: torch.Tensor | None, of: str, x: torch.Tensor, tile: int = TILE
+) -> tuple[int, ...]:
+    """Strides of the scales ``value`` of ``x``, e4m3 with one for each ``tile`` channels, or of none."""
+    if x.dtype != torch.float8_e4m3fn:
+        if value is not None:
+            raise TypeError(
+                f"{name}: expected None for {of} of bfloat16, got {type(value).__name__}"
+            )
+        return 0, 0
+    _check.tensor(name, value, (torch.float32,), (x.shape[0], x.shape[1] // tile))
+    assert value is not None
+    return value.stride()
+
+
+def grouped(counts: torch.Tensor | None, row_weight: torch.Tensor | None, rows: int) -> None:
+    """Raise TypeError or ValueError for counts or weights that are not of rows of experts."""
+    if counts is not None:
+        _check.tensor("counts", counts, (torch.int32,), (None,))
+        _check.contiguous("counts", counts)
+        _check.whole("counts: E", counts.shape[0], 1, MAX_EXPERTS)
+    if row_weight is not None:
+        _check.tensor("row_weight", row_weight, (torch.float32,), (rows,))
+        _check.contiguous("row_weight", row_weight)
+
+
+def experts(counts: torch.Tensor | None) -> tuple[int, int]:
+    """(E, E up to a power of two) of ``counts``, or zeros for none."""
+    if counts is None:
+        return 0, 0
+    return counts.shape[0], triton.next_power_of_2(counts.shape[0])
+
+
+def present(**tensors: torch.Tensor | None) -> list[tuple[str, torch.Tensor]]:
+    """Those that are there, with their names."""
+    return [(name, value) for name, value in tensors.items() if value is not None]

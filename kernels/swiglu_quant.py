@@ -1,0 +1,137 @@
+"""SwiGLU and quantisation in one pass; the twin of reference_impl/swiglu_quant.py.
+
+Bound: memory.  For bf16 4 bytes in and 1 + 4/128 out an element of h; for e4m3 2 + 8/128 in.
+Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads gate and up, 16 bytes a
+thread, and keeps everything up to the payload in registers.  ROWS divides a segment, so a program's
+rows are one expert's; it adds up the counts once.  Where there are few rows a program takes one tile.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from kernels import _check, _swiglu
+from kernels._device import Plan, Plans, layout
+
+TILE = _swiglu.TILE
+ROWS = 16
+WARPS = 2
+MOST_TILES = 8  # of a program
+ENOUGH = 8192  # programs, before one takes several tiles
+
+_plans = Plans()
+
+
+@triton.jit
+def _swiglu_quant_kernel(
+    x_ptr, x_scale_ptr, counts_ptr, weight_ptr, q_ptr, scale_ptr,
+    rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale,
+    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr,
+    ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    chunks = channels // (TILES * TILE)
+    chunk = tl.program_id(0) % chunks
+    first = tl.program_id(0) // chunks * ROWS
+    end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
+    if first < end:
+        row = first + tl.arange(0, ROWS)
+        inside = row < end
+        row = row.to(tl.int64)
+        if WEIGHTS:
+            weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
+        for step in range(TILES):
+            channel = (chunk * TILES + step) * TILE
+            gate = _swiglu.numbers(
+                x_ptr,
+                x_scale_ptr,
+                row,
+                inside,
+                channel,
+                stride_x,
+                stride_sr,
+                stride_sc,
+                SCALES,
+                TILE,
+            )
+            up = _swiglu.numbers(
+                x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+                SCALES, TILE,
+            )  # fmt: skip
+            h, _ = _swiglu.silu(gate)
+            h = h * up
+            if WEIGHTS:
+                h = h * weight[:, None]
+            _swiglu.write(
+                h, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale, POW2_SCALE, TILE
+            )
+
+
+def swiglu_quant(
+    gate_up: torch.Tensor,
+    gate_up_scale: torch.Tensor | None = None,
+    counts: torch.Tensor | None = None,
+    row_weight: torch.Tensor | None = None,
+    pow2_scale: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """silu(gate) * up, times the routing weight, in e4m3 with one fp32 scale per 1x128 tile.
+
+    gate_up: [R, 2I] bf16 or e4m3, stride 1 along 2I; I a multiple of 128.
+    gate_up_scale: [R, 2I/128] fp32, of any strides, for e4m3; None for bf16.
+    counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
+    row_weight: [R] fp32, contiguous, or None.
+    pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
+
+    Returns (h_q [R, I] e4m3, h_scale [R, I/128] fp32).  Scales are stored as ``act_quant`` stores
+    them: stride 1 along R, columns padded to a multiple of 4 rows.  With ``counts`` rows that are no
+    expert's are neither read nor written.
+
+    Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
+    """
+    given = tuple(part for part in (gate_up, gate_up_scale, counts, row_weight) if part is not None)
+    key = layout(given, gate_up_scale is None, counts is None, row_weight is None, pow2_scale)
+    plan = _plans.get(key) or _plans.keep(
+        key, _checked_plan(gate_up, gate_up_scale, counts, row_weight, pow2_scale)
+    )
+    rows, channels = gate_up.shape[0], gate_up.shape[1] // 2
+    q, scale = _swiglu.quantised_like(rows, channels, gate_up.device)
+    if rows:
+        plan(gate_up.device, gate_up, gate_up_scale, counts, row_weight, q, scale)
+    return q, scale
+
+
+def _checked_plan(
+    gate_up: torch.Tensor,
+    gate_up_scale: torch.Tensor | None,
+    counts: torch.Tensor | None,
+    row_weight: torch.Tensor | None,
+    pow2_scale: bool,
+) -> Plan:
+    rows, channels = _swiglu.gate_up("gate_up", gate_up, (torch.bfloat16, torch.float8_e4m3fn))
+    strides = _swiglu.scales("gate_up_scale", gate_up_scale, "gate_up", gate_up)
+    _swiglu.grouped(counts, row_weight, rows)
+    _check.flag("pow2_scale", pow2_scale)
+    others = _swiglu.present(gate_up_scale=gate_up_scale, counts=counts, row_weight=row_weight)
+    _check.runnable("gate_up", gate_up, *others)
+    experts, padded_experts = _swiglu.experts(counts)
+    groups, tiles = triton.cdiv(rows, ROWS), _tiles(rows, channels)
+    return Plan(
+        _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
+        (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4),
+        {
+            "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
+            "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale, "ROWS": ROWS, "TILES": tiles,
+            "TILE": TILE,
+        }, num_warps=WARPS, enable_fp_fusion=False,
+    )  # fmt: skip
+
+
+def _tiles(rows: int, channels: int) -> int:
+    """Tiles of a program: the most that leave enough programs, of those that divide a row."""
+    tiles = MOST_TILES
+    while channels // TILE % tiles or (
+        tiles > 1 and triton.cdiv(rows, ROWS) * (channels // TILE) < ENOUGH * tiles
+    ):
+        tiles //= 2
+    return tiles
