@@ -26,6 +26,7 @@ REPLAYS = 12
 TARGET_US = 1000.0  # a graph holds at least this much work, so that its own launch does not count
 MOST_CALLS = 200
 MOST_SETS = 48
+LARGE_CALL = 2 << 30  # bytes of a call that is its own flush of the L2
 # Reasons of NVML that make a sample suspect, by name; being idle or capped by a setting does not.
 THROTTLE = {
     0x4: "power cap", 0x8: "hardware slowdown", 0x20: "thermal", 0x40: "hardware thermal",
@@ -89,6 +90,15 @@ def l2_bytes() -> int:
     return int(torch.cuda.get_device_properties(0).L2_cache_size)
 
 
+def buffer_sets(bytes_per_call: int, l2: int) -> int:
+    """Sets of buffers that together pass an L2 of ``l2`` bytes twice over: two at least, since equal
+    results in two show that neither reads the other's; but one where a second would take memory for
+    which a call's own bytes pass the L2 many times."""
+    if bytes_per_call > LARGE_CALL:
+        return 1
+    return min(MOST_SETS, max(2, -(-2 * l2 // max(1, bytes_per_call))))
+
+
 def device_us(
     make: Callable[[], Callable[[], Any]],
     *,
@@ -105,7 +115,7 @@ def device_us(
     """
     import torch
 
-    sets = 1 if warm else min(MOST_SETS, max(2, -(-2 * l2_bytes() // max(1, bytes_per_call))))
+    sets = 1 if warm else buffer_sets(bytes_per_call, l2_bytes())
     calls = [make() for _ in range(sets)]
     one = _estimate_us(calls[0])
     passes = max(1, min(MOST_CALLS // sets, int(TARGET_US / max(one, 0.1) / sets) + 1))

@@ -1,10 +1,10 @@
 """Is this result right?  The one check that tests, clock and sweep share.
 
 Small results are compared with the reference whole.  Of a large matrix product the reference models
-a sample, one row of every 64-row slab with all its columns, so that every tile and every slab is
-touched to the bit; and the whole output is compared with a plain fp32 product tile by tile, which
-finds a tile that was not written, written twice or taken from elsewhere.  `nox -s exact` models
-every element.
+a sample (``sample`` of the case module: one row of every 64-row slab with all its columns), so that
+every expert, tile and slab is touched to the bit; and the whole output is compared with a plain fp32
+product tile by tile, which finds a tile that was not written, written twice or taken from elsewhere.
+`nox -s exact` models every element.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 # Multiplications and additions above which the model of the whole output takes seconds of GPU.
 LARGE = 1 << 33
+DENSE = 1 << 25  # elements of a result that are compared with fp32 at once
 
 
 class Parity(NamedTuple):
@@ -34,7 +35,7 @@ class Parity(NamedTuple):
 
 def sampled(stem: str, case: Case) -> bool:
     """Whether the reference models only a sample of this case's output."""
-    return hasattr(cases.load(stem), "rows_of") and case.cost().flops > LARGE
+    return hasattr(cases.load(stem), "sample") and case.cost().flops > LARGE
 
 
 def check(
@@ -47,16 +48,16 @@ def check(
     module = cases.load(stem)
     if expected is None:
         expected = reference(stem, case, arguments)
-    whole = got
+    whole, part = got, arguments
     if sampled(stem, case):
-        if not _alike(got, arguments["x"].shape[0], expected):
-            return Parity(False, expected.numel(), expected.numel(), f"got {_describe(got)}")
-        got = got[_rows(case, got.shape[1])]
-    if hasattr(module, "defined"):
-        problem = compare.structure(got, expected, module.OUTPUTS)
-        if problem:
-            return Parity(False, 0, 0, problem)
-        got, expected = (defined(stem, arguments, outputs) for outputs in (got, expected))
+        _, part, take = module.sample(arguments)
+        got = take(got)
+    problem = compare.structure(got, expected, module.OUTPUTS)
+    outputs = expected if isinstance(expected, tuple) else (expected,)
+    if problem:
+        elements = sum(output.numel() for output in outputs if output is not None)
+        return Parity(False, elements, elements, problem)
+    got, expected = (defined(stem, part, results) for results in (got, expected))
     found = compare.compare(got, expected, module.TOLERANCE, names=module.OUTPUTS)
     outputs = expected if isinstance(expected, tuple) else (expected,)
     modelled = sum(output.numel() for output in outputs if output is not None)
@@ -68,11 +69,10 @@ def check(
 
 
 def reference(stem: str, case: Case, arguments: dict[str, Any]) -> Any:
-    """What the reference says: of the whole output, or of the sampled rows where that is too large."""
+    """What the reference says: of the whole output, or of the sample where that is too large."""
     function = cases.public("reference_impl", stem)
     if sampled(stem, case):
-        rows = _rows(case, arguments["w"].shape[0])
-        arguments = cases.load(stem).rows_of(arguments, rows)
+        arguments = cases.load(stem).sample(arguments).arguments
     return cases.call(function, arguments)
 
 
@@ -82,49 +82,29 @@ def defined(stem: str, arguments: dict[str, Any], outputs: Any) -> Any:
     return outputs if hook is None else hook(arguments, outputs)
 
 
-def _rows(case: Case, n: int) -> list[int]:
-    m: int = case.m  # type: ignore[attr-defined]
-    return compare.sample_rows(m, n)[0]
-
-
-def _alike(got: Any, m: int, expected: torch.Tensor) -> bool:
-    shape, dtype = getattr(got, "shape", ()), getattr(got, "dtype", None)
-    return tuple(shape) == (m, expected.shape[1]) and dtype == expected.dtype
-
-
-def _describe(got: Any) -> str:
-    return (
-        f"{getattr(got, 'dtype', type(got).__name__)} of shape {tuple(getattr(got, 'shape', ()))}"
-    )
-
-
 def compare_tiles(stem: str, arguments: dict[str, Any], got: torch.Tensor) -> compare.Comparison:
-    """The whole output of a matrix product against fp32, 4096 rows at a time."""
+    """The whole output of a matrix product against fp32, part by part until one is outside."""
     module = cases.load(stem)
-    parts = []
-    for start in range(0, got.shape[0], 4096):
-        rows = slice(start, start + 4096)
-        dense, magnitude = module.dense(module.rows_of(arguments, rows))
-        parts.append(
-            compare.compare(
-                got[rows].float(), dense, module.AGAINST_FP32,
-                names=[f"rows from {start}, against fp32"], magnitude=magnitude,
-            )
+    for name, part, take in module.parts(arguments, DENSE):
+        dense, magnitude = module.dense(part)
+        found = compare.compare(
+            defined(stem, part, take(got)).float(), dense, module.AGAINST_FP32,
+            names=[f"{name}, against fp32"], magnitude=magnitude,
         )  # fmt: skip
-        if not parts[-1].ok:
+        if not found.ok:
             break
-    return parts[-1]
+    return found
 
 
 def accuracy(stem: str, case: Case, arguments: dict[str, Any], got: Any) -> tuple[float, float]:
     """(max|error| / mean|exact|, rms error / rms exact) of a result against float64.
 
     What ``exact`` is, the case module says: of a quantiser, the input; of a product, the product of
-    the same operands in float64 (on the sampled rows where the output is large).
+    the same operands in float64 (on the sample where the output is large).
     """
     module = cases.load(stem)
     if sampled(stem, case):
-        rows = _rows(case, got.shape[1])
-        arguments, got = module.rows_of(arguments, rows), got[rows]
+        _, arguments, take = module.sample(arguments)
+        got = take(got)
     approximate, exact = module.against_float64(arguments, got)
     return compare.errors_against_exact(approximate, exact)

@@ -1,7 +1,7 @@
 """``python -m harness.exact [OPERATOR...]``: every element of every timed case against the reference.
 
 The sweep models a sample of a large product (benchmarks.parity); this models all of it, on the GPU,
-a chunk of rows at a time so that no more than 4 GiB are held beside the problem itself.  Results
+a part at a time (``parts`` of the case module) so that no more than 4 GiB are held beside the problem.  Results
 lie in memory filled with NaN before, so that an element nobody wrote shows.  ``--configs`` also runs
 every configuration of a kernel that has several (``CONFIGS`` and ``run`` of its module), not only
 the one its launcher chooses.
@@ -35,7 +35,6 @@ MEMORY = 4 << 30  # bytes that the model may take
 # Bytes that the reference holds for one element of a product while it models it: a dozen float64 or
 # int64 of the rounded fma, and some fp32.
 ELEMENT = 128
-ROWS = 64  # chunks are a multiple of this
 LAUNCHER = "launcher"
 
 
@@ -130,7 +129,7 @@ def compare_all(
     """
     module, elements = cases.load(stem), 0
     differing, messages = dict.fromkeys(got, 0), dict.fromkeys(got, "")
-    for rows, part in chunks(stem, arguments, memory):
+    for name, part, take in chunks(stem, arguments, memory):
         expected = cases.call(cases.public("reference_impl", stem), part)
         wanted = parity.defined(stem, part, expected)
         elements += sum(
@@ -139,37 +138,28 @@ def compare_all(
             if one is not None
         )
         for variant, result in got.items():
-            piece = result if rows is None else result[rows]
+            piece = take(result)
             # A result of another structure is compared as it is, and found to be that.
             alike = not compare.structure(piece, expected, module.OUTPUTS)
             pair = (parity.defined(stem, part, piece), wanted) if alike else (piece, expected)
             found = compare.compare(*pair, module.TOLERANCE, names=module.OUTPUTS)
             differing[variant] += found.differing
             if not found.ok and not messages[variant]:
-                where = "" if rows is None else f"rows from {rows.start}: "
-                messages[variant] = where + found.message
+                messages[variant] = (f"{name}: " if name else "") + found.message
         del expected
     return [
         Found(stem, case.label, name, elements, differing[name], messages[name]) for name in got
     ]
 
 
-def chunks(
-    stem: str, arguments: dict[str, Any], memory: int
-) -> Iterator[tuple[slice | None, dict[str, Any]]]:
-    """(rows, the problem of those rows); (None, everything) for an operator that is never large.
-
-    The last chunk has no end, so that rows too many in a result are compared, and found.
-    """
-    rows_of = getattr(cases.load(stem), "rows_of", None)
-    if rows_of is None:
-        yield None, arguments
-        return
-    m, n = arguments["x"].shape[0], arguments["w"].shape[0]
-    step = max(ROWS, memory // ELEMENT // max(1, n) // ROWS * ROWS)
-    for start in range(0, max(1, m), step):
-        rows = slice(start, start + step if start + step < m else None)
-        yield rows, rows_of(arguments, rows)
+def chunks(stem: str, arguments: dict[str, Any], memory: int) -> Iterator[cases.Part]:
+    """The problem in parts that the reference models in so many bytes; whole for an operator that is
+    never large."""
+    parts = getattr(cases.load(stem), "parts", None)
+    if parts is None:
+        yield cases.Part("", arguments, lambda result: result)
+    else:
+        yield from parts(arguments, memory // ELEMENT)
 
 
 def chosen(operators: Sequence[str], part: str | None) -> list[tuple[str, Case]]:

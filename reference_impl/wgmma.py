@@ -14,7 +14,7 @@ A longer K is a chain of such instructions.  The same effect is described in MMA
 
 ``partials`` chooses what every FP8 GEMM of this package uses for its products of 128 channels.
 
-Shapes: M by K times (N by K) transposed.
+Shapes: M by K times (N by K) transposed; any dimensions before these are several such products.
 """
 
 from __future__ import annotations
@@ -54,35 +54,35 @@ def partials(mode: str) -> Iterator[None]:
 def wgmma(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     """x w^T as a chain of FP8 wgmma instructions from a zero accumulator would give it.
 
-    x: [M, K], w: [N, K], each e4m3fn or e5m2; K a multiple of 32.
+    x: [..., M, K], w: [..., N, K], each e4m3fn or e5m2; K a multiple of 32.
 
-    Returns [M, N] fp32.
+    Returns [..., M, N] fp32.
     """
     if _mode == "exact":
-        return (x.double() @ w.double().T).float()
+        return (x.double() @ w.double().mT).float()
     if _mode == "fp32":
-        return x.float() @ w.float().T
-    accumulator = x.new_zeros(x.shape[0], w.shape[0], dtype=torch.float32)
-    for k in range(0, x.shape[1], STEP):
-        accumulator = _instruction(accumulator, x[:, k : k + STEP], w[:, k : k + STEP])
+        return x.float() @ w.float().mT
+    accumulator = x.new_zeros(*x.shape[:-1], w.shape[-2], dtype=torch.float32)
+    for k in range(0, x.shape[-1], STEP):
+        accumulator = _instruction(accumulator, x[..., k : k + STEP], w[..., k : k + STEP])
     return accumulator
 
 
 def _instruction(accumulator: torch.Tensor, x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """One wgmma: [M, N] fp32 plus [M, 32] times [N, 32] transposed.
+    """One wgmma: [..., M, N] fp32 plus [..., M, 32] times [..., N, 32] transposed.
 
-    Works on one of the 32 products at a time, all of [M, N] at once.  fp32 holds the sum exactly:
+    Works on one of the 32 products at a time, all of [..., M, N] at once.  fp32 holds the sum exactly:
     an aligned term is an integer below 4 x 2^13 (two significands below 2) and there are 33.
     """
     x_value, x_exponent = _decode(x)
     w_value, w_exponent = _decode(w)
     largest = torch.where(accumulator == 0, NOTHING, _exponent(accumulator))
-    for k in range(x.shape[1]):
-        largest = torch.maximum(largest, x_exponent[:, k, None] + w_exponent[None, :, k])
+    for k in range(x.shape[-1]):
+        largest = torch.maximum(largest, x_exponent[..., k, None] + w_exponent[..., None, :, k])
     unit = torch.exp2((FRACTION - largest).clamp(-126, 127).float())
     total = torch.trunc(accumulator * unit)
-    for k in range(x.shape[1]):
-        total += torch.trunc(x_value[:, k, None] * w_value[None, :, k] * unit)
+    for k in range(x.shape[-1]):
+        total += torch.trunc(x_value[..., k, None] * w_value[..., None, :, k] * unit)
     return _truncate(total / unit)
 
 

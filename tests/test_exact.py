@@ -36,11 +36,14 @@ def differing(arguments: dict[str, Any], got: Any, memory: int = TINY) -> tuple[
 def test_chunks_cover_every_row_once_inside_the_memory(device: str) -> None:
     arguments = CASE.inputs(device)
     for memory in (1, TINY, 2 * TINY + 1, exact.MEMORY):
-        found = [part["x"].shape[0] for _, part in exact.chunks("fp8_gemm", arguments, memory)]
+        found = [
+            part.arguments["x"].shape[0] for part in exact.chunks("fp8_gemm", arguments, memory)
+        ]
         assert sum(found) == CASE.m
-        assert all(rows % exact.ROWS == 0 for rows in found[:-1])
+        assert all(rows % 64 == 0 for rows in found[:-1])
         assert all(rows * CASE.n * exact.ELEMENT <= max(memory, TINY) for rows in found)
-    joined = torch.cat([part["x_scale"] for _, part in exact.chunks("fp8_gemm", arguments, TINY)])
+    chunks = exact.chunks("fp8_gemm", arguments, TINY)
+    joined = torch.cat([part.arguments["x_scale"] for part in chunks])
     assert torch.equal(joined, arguments["x_scale"])
 
 

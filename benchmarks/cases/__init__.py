@@ -19,6 +19,20 @@ case file ``cases/X.py`` holds, in this order:
     ``(arguments, outputs) -> outputs``, only where some results are not defined, as the rows of
     padding: what is left of the results when those are taken out, and what is compared.
 
+A matrix product, which is too large to be modelled whole in every run (:mod:`benchmarks.parity`), also
+has, where :class:`Part` is some of a problem:
+
+``parts``
+    ``(arguments, elements) -> iterator of Part``: all of the result once, by parts of about so many
+    elements; an expert whose rows are fewer shares a part with the next ones;
+``sample``
+    ``arguments -> Part`` that touches every expert, 128-wide tile and 64-row slab of the result;
+``dense``
+    ``arguments -> (product in fp32, sum of the magnitudes of its terms)``, both as ``defined`` leaves
+    a result;
+``AGAINST_FP32``
+    the :class:`~benchmarks.compare.Bound` on the difference of a result and ``dense``.
+
 Cases live here and not beside the tests because asv imports today's ``benchmarks`` against every
 commit's packages: a table inside a measured package would change its meaning from commit to commit.
 """
@@ -31,11 +45,12 @@ import hashlib
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Callable  # of a NamedTuple, whose annotations may be looked at
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from types import ModuleType
 
     import torch
@@ -62,6 +77,23 @@ class Cost(NamedTuple):
     def bytes(self) -> int:
         """Bytes moved in all."""
         return self.read + self.written
+
+
+class Part(NamedTuple):
+    """Some of a problem, which is a problem of the same operator.
+
+    name: what it is, for messages.  arguments: of the operator.  take: cuts the part's result from
+    the whole one; a result of another shape than the whole one's it leaves as it is.
+    """
+
+    name: str
+    arguments: dict[str, Any]
+    take: Callable[[Any], Any]
+
+
+def taker(shape: tuple[int, ...], cut: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``take`` of a :class:`Part`: ``cut`` for results of this shape."""
+    return lambda result: cut(result) if tuple(getattr(result, "shape", ())) == shape else result
 
 
 @dataclass(frozen=True, kw_only=True)

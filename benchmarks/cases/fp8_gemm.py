@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Case, Cost
+from benchmarks.cases import Case, Cost, Part, taker
 from benchmarks.cases._data import dtype, payload, scales
 from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
-from benchmarks.compare import Bound, Exact
+from benchmarks.compare import Bound, Exact, sample_rows
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import torch
 
 OUTPUTS = ("out",)
@@ -79,6 +82,25 @@ AGAINST_FP32 = Bound(
 def rows_of(arguments: dict[str, Any], rows: Any) -> dict[str, Any]:
     """The same problem for some of the tokens: rows of the output depend on nothing else."""
     return arguments | {"x": arguments["x"][rows], "x_scale": arguments["x_scale"][rows]}
+
+
+def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
+    """64 tokens or a multiple of it at a time.
+
+    The last part has no end, so that rows too many in a result are compared, and found.
+    """
+    m, n = arguments["x"].shape[0], arguments["w"].shape[0]
+    step = max(64, elements // max(1, n) // 64 * 64)
+    for start in range(0, max(1, m), step):
+        rows = slice(start, start + step if start + step < m else None)
+        yield Part(f"rows from {start}", rows_of(arguments, rows), itemgetter(rows))
+
+
+def sample(arguments: dict[str, Any]) -> Part:
+    """One row of every slab, with all its columns."""
+    m, n = arguments["x"].shape[0], arguments["w"].shape[0]
+    rows = sample_rows(m, n)[0]
+    return Part("sampled rows", rows_of(arguments, rows), taker((m, n), itemgetter(rows)))
 
 
 def dequantised(arguments: dict[str, Any], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
