@@ -66,6 +66,13 @@ class Fault:
         """Whether the fault is in the definition."""
         return self.file.startswith("reference_impl/")
 
+    @property
+    def sides(self) -> tuple[str, ...]:
+        """Which tests judge it: those of a kernel; of the reference, by parity and its own."""
+        if not self.of_reference:
+            return ("tests",)
+        return ("own",) if self.blind else ("parity", "own")
+
     def applied(self, text: str) -> str:
         """``text`` of the file with the fault in it.
 

@@ -19,35 +19,54 @@ Written by `nox -s mutants{option}`; do not edit. Each fault of `gate/faults/` i
 text, planted in a copy of the tree. The tests of its operator run, cheapest first, until one fails:
 that one is named here, and passes without the fault. Others may find it as well. A fault of the
 reference is tried twice: against the kernel (parity), and against tests that use no kernel (own).
+A run of part of the list replaces the rows of that part.
 """
+ALIVE = ("survived", "timeout", "wrong", "not tried")
 
 
-def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool) -> str:
-    """The whole page, of a run of all ``faults``."""
+def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before: str = "") -> str:
+    """The whole page.
+
+    verdicts: of this run.  faults: the whole list.  before: the page as it was, which keeps the rows
+    of faults that this run did not try whole.
+    """
+    rows = _rows(before)
     by_fault: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_fault.setdefault(verdict.trial.fault.id, []).append(verdict)
-    killed = sum(all(v.word == "killed" for v in found) for found in by_fault.values())
-    waiting = len(faults) - len(by_fault)
+    for fault in faults:
+        found = by_fault.get(fault.id, [])
+        if fault.gpu and not gpu:
+            rows[fault.id] = _row(fault, f"Hopper only: {fault.gpu}")
+        elif len(found) == len(fault.sides):
+            order = sorted(found, key=lambda verdict: fault.sides.index(verdict.trial.by))
+            rows[fault.id] = _row(fault, "<br>".join(map(_who, order)))
+        else:
+            rows.setdefault(fault.id, _row(fault, "not tried"))
+    said = [rows[fault.id].rsplit(" | ", 1)[1] for fault in faults]
+    waiting = sum(cell.startswith("Hopper only") for cell in said)
+    alive = sum(any(word in cell for word in ALIVE) for cell in said)
     where = f"torch {version('torch')}, Triton {version('triton')}, Python {platform.python_version()}"
     machine = "a Hopper GPU" if gpu else "Triton's interpreter"
-    summary = f"Of {len(by_fault)} faults tried, {killed} were killed ({machine}, {where})."
+    tried = len(faults) - waiting
+    summary = f"Of {tried} faults {tried - alive} were killed ({machine}, {where})."
     if waiting:
         summary += f" {waiting} more are found only on a Hopper GPU: `nox -s mutants -- --gpu`."
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
     for operator in dict.fromkeys(fault.operator for fault in faults):
-        mine = [fault for fault in faults if fault.operator == operator]
         parts.append(f"\n## {operator}\n\n| fault | what it models | killed by |\n| --- | --- | --- |\n")
-        parts += [_row(fault, by_fault.get(fault.id, [])) for fault in mine]
+        parts += [rows[fault.id] + "\n" for fault in faults if fault.operator == operator]
     return "".join(parts)
 
 
-def _row(fault: Fault, verdicts: Sequence[Verdict]) -> str:
-    order = {"tests": 0, "parity": 1, "own": 2}
-    found = [_who(verdict) for verdict in sorted(verdicts, key=lambda v: order[v.trial.by])]
-    killers = "<br>".join(found) or f"Hopper only: {fault.gpu}"
+def _rows(page_text: str) -> dict[str, str]:
+    """Rows of a page by their fault."""
+    return {line.split("`")[1]: line for line in page_text.splitlines() if line.startswith("| `")}
+
+
+def _row(fault: Fault, killers: str) -> str:
     cells = (f"`{fault.id}`", fault.models, killers)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _who(verdict: Verdict) -> str:

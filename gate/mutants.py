@@ -5,8 +5,8 @@ first fails, and prints which one did: the killer.  A killer must pass on the tr
 of a kernel is judged by parity with the reference and the operator's other tests; one of the
 reference twice, by parity and by the reference's own tests, which do without a kernel.
 
-A run of the whole list writes docs/mutants.md, with ``--gpu`` docs/mutants-hopper.md.  A fault that
-survives is a bug of the tests.
+docs/mutants.md holds what was found, for ``--gpu`` docs/mutants-hopper.md; a sample leaves it as it
+is.  A fault that survives is a bug of the tests.
 
 Exit codes: 0 all were killed; 1 some survived, or ran out of time; 2 the command line asks for what
 there is not; 3 ``--gpu`` without a Hopper GPU; 4 the list is wrong: a fault does not apply, nothing
@@ -63,12 +63,7 @@ class Verdict(NamedTuple):
 
 def trials(faults: Sequence[Fault], gpu: bool) -> list[Trial]:
     """What runs on this machine, in order."""
-    chosen = []
-    for fault in faults:
-        if gpu or not fault.gpu:
-            sides = ("parity", "own") if fault.of_reference else ("tests",)
-            chosen += [Trial(fault, by) for by in sides if by != "parity" or not fault.blind]
-    return chosen
+    return [Trial(fault, by) for fault in faults if gpu or not fault.gpu for by in fault.sides]
 
 
 def chosen(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
@@ -230,9 +225,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = [verdict.word for verdict in verdicts]
     counts = ", ".join(f"{words.count(word)} {word}" for word in dict.fromkeys(words))
     print(f"{len(words)} trials in {seconds:.0f} s: {counts}")
-    if len(faults) == len(everything) and not given.sample:
-        page = _mutants_page.page(verdicts, everything, given.gpu)
+    if not given.sample:
         path = ROOT / "docs" / ("mutants-hopper.md" if given.gpu else "mutants.md")
+        before = path.read_text(encoding="utf-8") if path.exists() else ""
+        page = _mutants_page.page(verdicts, everything, given.gpu, before)
         path.write_text(page, encoding="utf-8")
     return max((EXIT[word] for word in words), default=0)
 
