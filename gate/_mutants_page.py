@@ -21,6 +21,7 @@ that one is named here, and passes without the fault. Others may find it as well
 reference is tried twice: against the kernel (parity), and against tests that use no kernel (own).
 A run of part of the list replaces the rows of that part.
 """
+HEAD = "| fault | what it models | killed by |\n| --- | --- | --- |\n"
 ALIVE = ("survived", "timeout", "wrong", "not tried")
 
 
@@ -46,7 +47,8 @@ def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before
     said = [rows[fault.id].rsplit(" | ", 1)[1] for fault in faults]
     waiting = sum(cell.startswith("Hopper only") for cell in said)
     alive = sum(any(word in cell for word in ALIVE) for cell in said)
-    where = f"torch {version('torch')}, Triton {version('triton')}, Python {platform.python_version()}"
+    versions = [f"{name} {version(name)}" for name in ("torch", "triton")]
+    where = ", ".join([*versions, f"Python {platform.python_version()}"])
     machine = "a Hopper GPU" if gpu else "Triton's interpreter"
     tried = len(faults) - waiting
     summary = f"Of {tried} faults {tried - alive} were killed ({machine}, {where})."
@@ -54,7 +56,7 @@ def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before
         summary += f" {waiting} more are found only on a Hopper GPU: `nox -s mutants -- --gpu`."
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
     for operator in dict.fromkeys(fault.operator for fault in faults):
-        parts.append(f"\n## {operator}\n\n| fault | what it models | killed by |\n| --- | --- | --- |\n")
+        parts.append(f"\n## {operator}\n\n{HEAD}")
         parts += [rows[fault.id] + "\n" for fault in faults if fault.operator == operator]
     return "".join(parts)
 

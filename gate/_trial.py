@@ -1,11 +1,12 @@
 """One planted fault against its tests, in a process forked after torch and Triton were imported.
 
-Importing them takes longer than most faults live.  The project's own modules are imported in the
-child, from the copy of the tree that holds the fault.
+Importing them takes longer than most faults live.  kernels, reference_impl and the tests are imported
+in the child, from the copy of the tree that holds the fault.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -19,12 +20,11 @@ import pytest
 if TYPE_CHECKING:
     from gate._faults import Fault
 
-OURS = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests")
 # Tests of every operator: of these only the fault's operators are run.
 GENERIC = ("tests/test_ops.py", "tests/test_launches.py", "tests/test_inputs.py")
 CHEAP = 64  # steps in Triton's interpreter; dearer cases come after all other tests
 IDLE = 8  # times its seconds that a trial may take by the clock, on a machine that others use, too
-IMPORTING = 120  # seconds until the tests are collected; a fault in a module's body could hang there
+IMPORTING = 120  # seconds until tests are collected; a fault in a module's body could hang there
 TIMERS = (signal.SIGALRM, signal.SIGPROF)
 VERDICT = "verdict.json"
 LOG = "trial.log"
@@ -45,9 +45,25 @@ class Selection(NamedTuple):
     seconds: float
 
 
+def price_cases() -> None:
+    """Work out once, before the first fork, which cases the interpreter takes and what they cost:
+    some draw a whole routing for it."""
+    from benchmarks import cases
+
+    for stem in cases.names():
+        table = cases.load(stem).CASES
+        for kind in {type(case) for case in table}:
+            kind.interpreter_steps = functools.cache(kind.interpreter_steps)
+        for case in table:
+            case.interpreter_steps()
+    cases.on_cpu = functools.cache(cases.on_cpu)
+    for stem in cases.names():
+        cases.on_cpu(stem)
+
+
 def parity(fault: Fault, seconds: float) -> Selection:
     """The operator's cases; for a fault of a kernel also its other tests."""
-    arguments = ("tests/test_ops.py",)
+    arguments: tuple[str, ...] = ("tests/test_ops.py",)
     if not fault.of_reference:
         arguments = ("tests/test_ops.py", *fault.tests, *GENERIC[1:])
     return Selection(arguments, fault.operators, fault.only, not fault.only, seconds)
@@ -87,9 +103,7 @@ def _run(tree: Path, selection: Selection) -> int:
         signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, IMPORTING)
     os.chdir(tree)
-    sys.path[:] = [str(tree), *(entry for entry in sys.path[1:] if entry)]
-    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
-        del sys.modules[name]
+    sys.path.insert(0, str(tree))
     # Nothing that takes time in each of some hundred runs: plugins that no test here needs, assertions
     # rewritten, a garbage collector that goes through all of torch twice.
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"

@@ -167,20 +167,22 @@ def _copy(target: Path) -> Path:
     return target
 
 
-def _warm(gpu: bool) -> None:
-    """Import what every trial needs and no fault touches; nothing here may start CUDA or a thread."""
-    # One thread a trial, and none in this process, which forks.  No bytecode: two faults of one length
-    # within a second would be told apart neither by size nor by time.
+def _warm(tree: Path, gpu: bool) -> None:
+    """Import, from a copy of the tree, what every trial needs and no fault touches, and price all cases.
+
+    Nothing here may start CUDA or a thread: this process forks.
+    """
     os.environ |= {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    # No bytecode: two faults of one length within a second would not be told apart.
     sys.dont_write_bytecode = True
+    sys.path.insert(0, str(tree))
     for name in ("torch", "hypothesis", "numpy"):
         importlib.import_module(name)
     if not gpu:
         os.environ["TRITON_INTERPRET"] = "1"
-        from harness import interpreter
-
-        interpreter.install()
+        importlib.import_module("harness.interpreter").install()
     importlib.import_module("triton.language")
+    _trial.price_cases()
     gc.freeze()
 
 
@@ -236,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m gate.mutants")
     parser.add_argument("names", nargs="*", metavar="OPERATOR | NAME", help="which faults; all")
-    parser.add_argument("--gpu", action="store_true", help="all faults on this machine's Hopper GPU")
+    parser.add_argument("--gpu", action="store_true", help="all faults, on a Hopper GPU")
     parser.add_argument("--sample", type=int, default=0, metavar="N", help="only N trials")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="which N trials those are")
     parser.add_argument("-j", "--jobs", type=int, default=0, help="trials at once; one a core")
@@ -250,11 +252,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def _run(waiting: Sequence[Trial], given: argparse.Namespace) -> list[Verdict]:
     """Run and print; those that take one large case of a GPU's memory come last, one at a time."""
     jobs = given.jobs or (min(GPU_JOBS, os.cpu_count() or 1) if given.gpu else os.cpu_count() or 1)
-    _warm(given.gpu)
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "cache")
         runner = Runner(Path(folder), max(1, min(jobs, len(waiting))), given.gpu)
+        _warm(runner.trees[0], given.gpu)
         for large in (False, True):
             if large:
                 runner.trees = runner.trees[:1]
