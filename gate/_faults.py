@@ -13,6 +13,7 @@ and a fault::
     models                   the mistake that somebody could make
     gpu = "..."              why no test can see it without a Hopper GPU
     blind = "..."            why parity cannot see a fault of the reference; its own tests must
+    blind_on_cpu = "..."     and why not without a Hopper GPU
     only = "..."             run nothing but tests whose name contains this
     operators, tests         of this fault alone
     hangs = true             the fault is to hang; a run that passes its time limit has found it
@@ -52,6 +53,7 @@ class Fault:
     reference_tests: tuple[str, ...]
     gpu: str = ""
     blind: str = ""
+    blind_on_cpu: str = ""
     only: str = ""
     hangs: bool = False
 
@@ -66,12 +68,13 @@ class Fault:
         """Whether the fault is in the definition."""
         return self.file.startswith("reference_impl/")
 
-    @property
-    def sides(self) -> tuple[str, ...]:
-        """Which tests judge it: those of a kernel; of the reference, by parity and its own."""
+    def sides(self, gpu: bool) -> tuple[str, ...]:
+        """What judges it here: a kernel's tests; of the reference parity and its own tests, which
+        use no kernel and so need no second run on a GPU."""
         if not self.of_reference:
-            return ("tests",)
-        return ("own",) if self.blind else ("parity", "own")
+            return ("tests",) if gpu or not self.gpu else ()
+        blind = self.blind or (self.blind_on_cpu and not gpu)
+        return (() if blind else ("parity",)) + (() if gpu else ("own",))
 
     def applied(self, text: str) -> str:
         """``text`` of the file with the fault in it.

@@ -22,6 +22,7 @@ reference is tried twice: against the kernel (parity), and against tests that us
 A run of part of the list replaces the rows of that part.
 """
 HEAD = "| fault | what it models | killed by |\n| --- | --- | --- |\n"
+ELSEWHERE = "not here"
 ALIVE = ("survived", "timeout", "wrong", "not tried")
 
 
@@ -36,24 +37,25 @@ def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before
     for verdict in verdicts:
         by_fault.setdefault(verdict.trial.fault.id, []).append(verdict)
     for fault in faults:
-        found = by_fault.get(fault.id, [])
-        if fault.gpu and not gpu:
-            rows[fault.id] = _row(fault, f"Hopper only: {fault.gpu}")
-        elif len(found) == len(fault.sides):
-            order = sorted(found, key=lambda verdict: fault.sides.index(verdict.trial.by))
+        found, sides = by_fault.get(fault.id, []), fault.sides(gpu)
+        if not sides:
+            rows[fault.id] = _row(fault, f"{ELSEWHERE}: {fault.blind or fault.gpu}")
+        elif len(found) == len(sides):
+            order = sorted(found, key=lambda verdict: verdict.trial.by == "own")
             rows[fault.id] = _row(fault, "<br>".join(map(_who, order)))
         else:
             rows.setdefault(fault.id, _row(fault, "not tried"))
     said = [rows[fault.id].rsplit(" | ", 1)[1] for fault in faults]
-    waiting = sum(cell.startswith("Hopper only") for cell in said)
+    waiting = sum(cell.startswith(ELSEWHERE) for cell in said)
     alive = sum(any(word in cell for word in ALIVE) for cell in said)
     versions = [f"{name} {version(name)}" for name in ("torch", "triton")]
     where = ", ".join([*versions, f"Python {platform.python_version()}"])
-    machine = "a Hopper GPU" if gpu else "Triton's interpreter"
+    machine = "on a Hopper GPU" if gpu else "without a GPU"
     tried = len(faults) - waiting
-    summary = f"Of {tried} faults {tried - alive} were killed ({machine}, {where})."
+    summary = f"Of {tried} faults {tried - alive} were killed {machine} ({where})."
     if waiting:
-        summary += f" {waiting} more are found only on a Hopper GPU: `nox -s mutants -- --gpu`."
+        other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
+        summary += f" {waiting} are found only {other}."
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
     for operator in dict.fromkeys(fault.operator for fault in faults):
         parts.append(f"\n## {operator}\n\n{HEAD}")

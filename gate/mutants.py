@@ -63,7 +63,7 @@ class Verdict(NamedTuple):
 
 def trials(faults: Sequence[Fault], gpu: bool) -> list[Trial]:
     """What runs on this machine, in order."""
-    return [Trial(fault, by) for fault in faults if gpu or not fault.gpu for by in fault.sides]
+    return [Trial(fault, by) for fault in faults for by in fault.sides(gpu)]
 
 
 def chosen(faults: Sequence[Fault], names: Sequence[str]) -> list[Fault]:
