@@ -126,9 +126,9 @@ class _Plugin:
     ) -> None:
         kept = [item for item in items if self._wanted(item)]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
-        order = {argument.split("::")[0]: i for i, argument in enumerate(self.selection.arguments)}
+        files = [argument.partition("::")[0] for argument in self.selection.arguments]
         # Cheap cases, then the other tests, which stay in their order, then dear cases.
-        kept.sort(key=lambda item: (*_price(item), order.get(_file(item), 0)))
+        kept.sort(key=lambda item: (*_price(item), files.index(_file(item))))
         items[:] = kept
 
     def _wanted(self, item: pytest.Item) -> bool:
