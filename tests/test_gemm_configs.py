@@ -77,7 +77,7 @@ def test_no_configuration_writes_beside_its_results(
     config: Config | Narrow, case: Fp8Gemm, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor beside the partial products of those that split the sum."""
-    arguments, _ = problem(case, device)
+    arguments = case.inputs(device)
     operands = {name: arguments[name] for name in OPERANDS}
     with guarded(monkeypatch):
         out = torch.empty(case.m, case.n, dtype=arguments["out_dtype"], device=device)
