@@ -7,7 +7,7 @@ there will be.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -21,6 +21,9 @@ from kernels.fp8_gemm import fp8_gemm
 from kernels.weight_quant import weight_quant
 from tests._guards import guarded
 from tests.test_inputs import OPERATORS, small, tensors
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
 
 
 def outputs(result: Any) -> tuple[torch.Tensor, ...]:
@@ -60,9 +63,14 @@ def test_results_are_their_own_memory(stem: str, device: str) -> None:
 def test_nothing_is_written_beside_the_results(
     stem: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guards around what an operator allocates stay as they are; cheap cases are ragged ones."""
-    cheap = sorted(cases.on_cpu(stem), key=lambda case: case.interpreter_steps())[:10]
-    for case in cheap:
+    """Guards around what an operator allocates stay as they are, in cheap cases, and of each width the
+    cheapest."""
+    ordered = sorted(cases.on_cpu(stem), key=lambda case: case.interpreter_steps())
+    widths: dict[Any, Case] = {}
+    for case in ordered:
+        first = next(iter(tensors(case.inputs("meta")).values()))
+        widths.setdefault(first.shape[1:], case)
+    for case in dict.fromkeys([*ordered[:8], *[*widths.values()][:8]]):
         arguments = case.inputs(device)
         with guarded(monkeypatch):
             cases.public("kernels", stem)(**arguments)
