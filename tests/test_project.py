@@ -18,7 +18,7 @@ import pytest
 from harness import _tables, doctor, wheelhouse
 
 ROOT = Path(__file__).resolve().parents[1]
-OURS = ("benchmarks", "harness", "kernels", "reference_impl", "tests")
+OURS = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests")
 SOURCES = sorted(path for folder in OURS for path in (ROOT / folder).rglob("*.py"))
 PAGES = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "results" / "README.md"]
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -121,7 +121,7 @@ def test_every_session_that_a_message_names_exists(path: Path) -> None:
 @pytest.mark.parametrize("path", [*PAGES, *WORKFLOWS, NOXFILE, *SOURCES], ids=name)
 def test_every_command_that_is_named_exists(path: Path) -> None:
     text = read(path).replace('"-m", "', "-m ")
-    for module in re.findall(r"-m ((?:harness|benchmarks)\.[a-z_]+)", text):
+    for module in re.findall(r"-m ((?:gate|harness|benchmarks)\.[a-z_]+)", text):
         assert importlib.util.find_spec(module), f"{name(path)} names {module}"
 
 
