@@ -55,7 +55,7 @@ def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before
     summary = f"Of {tried} faults {tried - alive} were killed {machine} ({where})."
     if waiting:
         other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
-        summary += f" {waiting} are found only {other}."
+        summary += f" {waiting} more can be found only {other}."
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
     for operator in dict.fromkeys(fault.operator for fault in faults):
         parts.append(f"\n## {operator}\n\n{HEAD}")

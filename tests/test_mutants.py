@@ -172,7 +172,7 @@ def page(words: Sequence[str], before: str = "") -> str:
 def test_the_page() -> None:
     whole = page(["killed", "survived", "killed"])
     assert "Of 3 faults 2 were killed" in whole
-    assert "1 are found only on one" in whole
+    assert "1 more can be found only on one" in whole
     assert "| `act_quant/0` | m | `t.py::a[x\\|y]` |" in whole
     assert "| `act_quant/g` | m | not here: a race |" in whole
     assert page(["killed", "killed"], whole).count("t.py::a") == 3  # the third row is kept
