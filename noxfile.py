@@ -171,6 +171,13 @@ def adapter(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def mutants(session: nox.Session) -> None:
+    """Plant each fault of gate/faults and see a test find it: -- [OPERATOR | NAME] [--gpu]."""
+    needs = ["torch", "triton", "numpy", "pytest", "hypothesis"]
+    python(session, "-m", "gate.mutants", *session.posargs, needs=needs, cache=False)
+
+
+@nox.session(venv_backend="none")
 def doctor(session: nox.Session) -> None:
     """Say what this machine can run, and what it lacks."""
     python(session, "-m", "harness.doctor", *session.posargs)

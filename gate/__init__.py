@@ -1,1 +1,1 @@
-"""The regression gate: two commits measured in turn, and a verdict that says how sure it is."""
+"""The regression gate: two commits measured in turn, history, and faults that the tests must find."""

@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+@pytest.hookimpl(optionalhook=True)  # a box may lack xdist
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process for one GPU, whose memory the tests would else compete for; else one a core."""
     return 0 if HOPPER else min(os.cpu_count() or 1, MOST_WORKERS)

@@ -15,6 +15,7 @@ from kernels._device import HOPPER_SMS
 from kernels._fp8_gemm_narrow import Narrow
 from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose, configurations, run
 from reference_impl.fp8_gemm import fp8_gemm
+from tests._guards import guarded
 
 # Ragged in both directions; with rows of the output that TMA can store (a multiple of 16 bytes) and
 # that it cannot; one token; no channels; more than one group of row tiles.
@@ -69,6 +70,18 @@ def test_every_configuration_equals_the_reference(
     config: Config | Narrow, case: Fp8Gemm, device: str
 ) -> None:
     check(case, config, device)
+
+
+@pytest.mark.parametrize(("config", "case"), pairs((SMALL[2], SMALL[5])))
+def test_no_configuration_writes_beside_its_results(
+    config: Config | Narrow, case: Fp8Gemm, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor beside the partial products of those that split the sum."""
+    arguments = case.inputs(device)
+    operands = {name: arguments[name] for name in OPERANDS}
+    with guarded(monkeypatch):
+        out = torch.empty(case.m, case.n, dtype=arguments["out_dtype"], device=device)
+        run(**operands, out=out, config=config)
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -38,8 +39,8 @@ def held(device: str, case: GroupedGemmWgrad = CASE) -> torch.Tensor:
 @pytest.mark.parametrize("mode", ["exact", "hopper"])
 @pytest.mark.parametrize("add", [False, True])
 def test_the_definition(add: bool, mode: str) -> None:
-    """Expert by expert and block by block, in order."""
-    arguments = CASE.inputs("cpu")
+    """Expert by expert and block by block, in order; experts have three blocks or so."""
+    arguments = replace(CASE, t=500).inputs("cpu")
     grad_t, grad_scale, x_t, x_scale, counts = arguments.values()
     out = held("cpu") if add else None
     with partials(mode):

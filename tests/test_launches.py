@@ -7,7 +7,7 @@ there will be.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -19,7 +19,11 @@ from kernels._device import recording, sm_limit
 from kernels.act_quant import act_quant
 from kernels.fp8_gemm import fp8_gemm
 from kernels.weight_quant import weight_quant
+from tests._guards import guarded
 from tests.test_inputs import OPERATORS, small, tensors
+
+if TYPE_CHECKING:
+    from benchmarks.cases import Case
 
 
 def outputs(result: Any) -> tuple[torch.Tensor, ...]:
@@ -53,6 +57,23 @@ def test_results_are_their_own_memory(stem: str, device: str) -> None:
         assert_equal(one.contiguous(), kept.contiguous(), Exact())
     parts = [*tensors(arguments).values(), *outputs(first), *outputs(second)]
     assert len({part.untyped_storage().data_ptr() for part in parts}) == len(parts)
+
+
+@pytest.mark.parametrize("stem", OPERATORS)
+def test_nothing_is_written_beside_the_results(
+    stem: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards around what an operator allocates stay as they are, in cheap cases, and of each width the
+    cheapest."""
+    ordered = sorted(cases.on_cpu(stem), key=lambda case: case.interpreter_steps())
+    widths: dict[Any, Case] = {}
+    for case in ordered:
+        first = next(iter(tensors(case.inputs("meta")).values()))
+        widths.setdefault(first.shape[1:], case)
+    for case in dict.fromkeys([*ordered[:8], *[*widths.values()][:8]]):
+        arguments = case.inputs(device)
+        with guarded(monkeypatch):
+            cases.public("kernels", stem)(**arguments)
 
 
 @pytest.mark.gpu

@@ -122,6 +122,21 @@ def test_slots_that_are_no_row(
         assert (rows_at(one, left).contiguous().view(torch.uint8) == PATTERN).all()
 
 
+@BOTH
+@pytest.mark.parametrize("num_rows", [297, 298, 299, 300])
+def test_scales_have_columns_of_a_multiple_of_four(
+    function: Callable[..., Any], num_rows: int, device: str
+) -> None:
+    """Stride 1 along the rows, so that TMA reads them, and as act_quant's are."""
+    arguments = Permute(t=12, h=256, e=8, k=4).inputs(device) | {"num_rows": num_rows}
+    _, rows_scale, _ = function(**arguments)
+    assert rows_scale.shape == (num_rows, 2)
+    assert rows_scale.stride() == (1, 300)
+    for token, k in (arguments["slot"] < num_rows).nonzero().tolist():
+        row = int(arguments["slot"][token, k])
+        assert rows_scale[row].tolist() == arguments["x_scale"][token].tolist()
+
+
 def test_a_buffer_of_no_rows(device: str) -> None:
     arguments = Permute(t=5, h=256, e=8, k=2).inputs(device)
     for result in permute(**arguments | {"num_rows": 0}):

@@ -15,7 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels._quant import payload
+from benchmarks.compare import Exact, assert_equal
+from kernels._quant import magnitude_bits, payload, scale_from_bits
 from reference_impl import _quant as reference
 
 CLOSE = 16  # instead of 6
@@ -27,6 +28,16 @@ def _payload_kernel(x_ptr, scale_ptr, q_ptr, n, BLOCK: tl.constexpr):
     x = tl.load(x_ptr + at, mask=at < n, other=0.0)
     scale = tl.load(scale_ptr + at, mask=at < n, other=1.0)
     tl.store(q_ptr + at, payload(x, scale), mask=at < n)
+
+
+@triton.jit
+def _scale_kernel(
+    amax_ptr, scale_ptr, n, floor, POW2: tl.constexpr, FLOOR: tl.constexpr, BLOCK: tl.constexpr
+):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    amax = tl.load(amax_ptr + at, mask=at < n, other=1.0)
+    scale = scale_from_bits(magnitude_bits(amax), floor, POW2, FLOOR)
+    tl.store(scale_ptr + at, scale, mask=at < n)
 
 
 def check(x: torch.Tensor, scale: torch.Tensor, device: str) -> None:
@@ -102,3 +113,21 @@ def test_special_numbers(device: str) -> None:
     # No larger than about 448 scale, which is what a scale is made for.
     fits = (x.abs() <= 480 * scale) | ~scale.isfinite() | x.isnan()
     check(x[fits], scale[fits], device)
+
+
+@pytest.mark.parametrize("floor", [None, 2.0**-149, 2.0**-140, 1e-4, 448.0])
+@pytest.mark.parametrize("pow2", [False, True])
+def test_scale_of_any_amax(pow2: bool, floor: float | None, device: str) -> None:
+    """Those whose scale underflows, is subnormal, or is next to a power of two; Inf and NaN."""
+    powers = 448 * 2.0 ** torch.arange(-126, 119, dtype=torch.float64).float()
+    ends = torch.tensor([float("inf"), float("nan"), torch.finfo(torch.float32).max])
+    bits = torch.arange(0, 0x7F80_0000, 99_991, dtype=torch.int32).view(torch.float32)
+    around = [powers.nextafter(ends[:1] * sign) for sign in (-1, 1)]
+    tiny = torch.arange(3000, dtype=torch.int32).view(torch.float32)
+    amax = torch.cat([tiny, powers, *around, ends, bits]).to(device)
+    scale = torch.empty_like(amax)
+    n = amax.numel()
+    _scale_kernel[(triton.cdiv(n, 4096),)](
+        amax, scale, n, float(floor or 0.0), POW2=pow2, FLOOR=floor is not None, BLOCK=4096
+    )
+    assert_equal(scale, reference.scale_from_amax(amax, pow2, floor), Exact())

@@ -64,6 +64,8 @@ def test_the_definition(x: str, data: str, weighted: bool, pow2: bool) -> None:
     """A channel at a time, with a rounding after each operation."""
     case = SwigluQuant(t=2, c=256, x=x, weights=weighted, pow2=pow2, data=data)
     arguments = case.inputs("cpu")
+    if x == "e4m3":  # a power of two in the cases
+        arguments["gate_up_scale"] = arguments["gate_up_scale"] * (4 / 3)
     q, scale = reference.swiglu_quant(**arguments)
     for row in range(2):
         h = []
@@ -100,6 +102,23 @@ def test_the_definition_of_the_backward(weighted: bool) -> None:
         if grad_weight is not None:
             assert grad_weight[row].item() == lanes[0]
         assert (grad_weight is None) != weighted
+
+
+def test_scales_need_not_be_powers_of_two(device: str) -> None:
+    """As those of the cases are, with which a product in bf16 would be exact."""
+    problems = (
+        (swiglu_quant, reference.swiglu_quant, SwigluQuant(t=3, c=256, x="e4m3"), 2),
+        (
+            swiglu_quant_backward, reference_backward.swiglu_quant_backward,
+            SwigluQuantBackward(t=3, c=256), 3,
+        ),
+    )  # fmt: skip
+    for kernel, definition, case, results in problems:
+        arguments = case.inputs(device)
+        arguments["gate_up_scale"] = arguments["gate_up_scale"] * (4 / 3)
+        got, want = kernel(**arguments), definition(**arguments)
+        names = ("q", "scale", "grad_row_weight")[:results]
+        assert_equal(got, want, Exact(), names=names)
 
 
 def test_the_formula_of_the_gradient() -> None:

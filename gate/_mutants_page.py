@@ -1,0 +1,83 @@
+"""docs/mutants.md: which test kills which planted fault."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gate._faults import Fault
+    from gate.mutants import Verdict
+
+INTRODUCTION = """\
+# Planted faults
+
+Written by `nox -s mutants{option}`; do not edit. Each fault of `gate/faults/` is one replacement of
+text, planted in a copy of the tree. The tests of its operator run, cheapest first, until one fails:
+that one is named here, and passes without the fault. Others may find it as well. A fault of the
+reference is tried twice: against the kernel (parity), and against tests that use no kernel (own).
+A run of part of the list replaces the rows of that part.
+"""
+HEAD = "| fault | what it models | killed by |\n| --- | --- | --- |\n"
+ELSEWHERE = "not here"
+ALIVE = ("survived", "timeout", "wrong", "not tried")
+
+
+def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before: str = "") -> str:
+    """The whole page.
+
+    verdicts: of this run.  faults: the whole list.  before: the page as it was, which keeps the rows
+    of faults that this run did not try whole.
+    """
+    rows = _rows(before)
+    by_fault: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_fault.setdefault(verdict.trial.fault.id, []).append(verdict)
+    for fault in faults:
+        found, sides = by_fault.get(fault.id, []), fault.sides(gpu)
+        if not sides:
+            rows[fault.id] = _row(fault, f"{ELSEWHERE}: {fault.blind or fault.gpu}")
+        elif len(found) == len(sides):
+            order = sorted(found, key=lambda verdict: verdict.trial.by == "own")
+            rows[fault.id] = _row(fault, "<br>".join(map(_who, order)))
+        else:
+            rows.setdefault(fault.id, _row(fault, "not tried"))
+    said = [rows[fault.id].rsplit(" | ", 1)[1] for fault in faults]
+    waiting = sum(cell.startswith(ELSEWHERE) for cell in said)
+    alive = sum(any(word in cell for word in ALIVE) for cell in said)
+    versions = [f"{name} {version(name)}" for name in ("torch", "triton")]
+    where = ", ".join([*versions, f"Python {platform.python_version()}"])
+    machine = "on a Hopper GPU" if gpu else "without a GPU"
+    tried = len(faults) - waiting
+    summary = f"Of {tried} faults {tried - alive} were killed {machine} ({where})."
+    if waiting:
+        other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
+        summary += f" {waiting} more can be found only {other}."
+    parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
+    for operator in dict.fromkeys(fault.operator for fault in faults):
+        parts.append(f"\n## {operator}\n\n{HEAD}")
+        parts += [rows[fault.id] + "\n" for fault in faults if fault.operator == operator]
+    return "".join(parts)
+
+
+def _rows(page_text: str) -> dict[str, str]:
+    """Rows of a page by their fault."""
+    return {line.split("`")[1]: line for line in page_text.splitlines() if line.startswith("| `")}
+
+
+def _row(fault: Fault, killers: str) -> str:
+    cells = (f"`{fault.id}`", fault.models, killers)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _who(verdict: Verdict) -> str:
+    said = verdict.word
+    if verdict.word == "killed":
+        said = f"`{verdict.killer.removeprefix('tests/')}`"
+        if verdict.said == "hangs":
+            said += " (hangs)"
+    by = verdict.trial.by
+    return said if by == "tests" else f"{by}: {said}"

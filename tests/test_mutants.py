@@ -1,0 +1,192 @@
+"""The list of planted faults fits the code, and the command that plants them tells the killed from
+the survivors.  Whether all are killed is the command's to say: docs/mutants.md."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from benchmarks import cases
+from gate import _faults, _mutants_page, mutants
+from gate._faults import Fault, NotApplicableError
+from tests.conftest import HOPPER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parent.parent
+FAULTS = _faults.load()
+SOUND = Fault(
+    operator="act_quant", name="a", file="kernels/act_quant.py", old="ROWS = 16", new="ROWS = 8",
+    models="m", operators=("act_quant",), tests=(), reference_tests=(),
+)  # fmt: skip
+
+
+def changed(**fields: Any) -> Fault:
+    return Fault(**(vars(SOUND) | fields))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id)
+def test_every_fault_applies(fault: Fault) -> None:
+    text = (ROOT / fault.file).read_text(encoding="utf-8")
+    assert fault.applied(text) != text
+    assert fault.models
+
+
+def functions(path: str) -> set[str]:
+    body = ast.parse((ROOT / path).read_text(encoding="utf-8")).body
+    return {node.name for node in body if isinstance(node, ast.FunctionDef)}
+
+
+def test_every_named_test_exists() -> None:
+    for named in sorted({test for fault in FAULTS for test in fault.tests + fault.reference_tests}):
+        path, _, test = named.partition("::")
+        assert not test or test in functions(path), named
+
+
+def test_the_list_covers_every_operator() -> None:
+    """Some in each kernel and in each reference, of which a shared file's stand for the operator's."""
+    assert len({fault.id for fault in FAULTS}) == len(FAULTS) >= 100
+    sides = Counter(
+        (stem, fault.of_reference)
+        for fault in FAULTS
+        for stem in {fault.operator, *fault.operators}
+    )
+    for stem in cases.names():
+        assert sides[stem, False] >= 5, stem
+        assert sides[stem, True] >= 1, stem
+    for fault in FAULTS:
+        assert fault.reference_tests or not fault.of_reference, fault.id
+        assert fault.of_reference or not (fault.blind or fault.blind_on_cpu), fault.id
+        assert fault.sides(gpu=False) or fault.sides(gpu=True), fault.id
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (
+            {"old": "ROWS = 17"},
+            "expected its old text once in kernels/act_quant.py, got it 0 times",
+        ),
+        ({"old": "ROWS"}, r"expected its old text once .* got it \d+ times"),
+        ({"new": "ROWS = ("}, "its new text is no Python"),
+        ({"new": "ROWS =  16  # more"}, "its new text means the same"),
+    ],
+)
+def test_a_list_that_went_apart_is_refused(bad: dict[str, str], said: str) -> None:
+    text = (ROOT / SOUND.file).read_text(encoding="utf-8")
+    assert "ROWS = 8" in SOUND.applied(text)
+    with pytest.raises(NotApplicableError, match=f"^act_quant/a: {said}"):
+        changed(**bad).applied(text)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('name = "a"', r"X\.toml: a: .*missing"),
+        ('name = "a"\ncolour = "red"', r"X\.toml: a: .*colour"),
+        ('name="a"\nfile="tests/x.py"\nold="a"\nnew="b"\nmodels="m"', "X/a: expected a file of"),
+    ],
+)
+def test_a_table_that_says_too_little_or_too_much(
+    row: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_faults, "FOLDER", tmp_path)
+    (tmp_path / "X.toml").write_text(f"[[fault]]\n{row}\n", encoding="utf-8")
+    with pytest.raises(NotApplicableError, match=said):
+        _faults.load()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gate.mutants", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.cpu
+def test_a_sample_is_killed() -> None:
+    done = run("--sample", "6", "--seed", "3", "-j", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("6 trials in ")
+    assert done.stdout.splitlines()[-1].endswith(": 6 killed")
+
+
+@pytest.mark.cpu
+def test_survivors_timeouts_and_broken_trials_are_told_apart(tmp_path: Path) -> None:
+    """Nothing that matters, a loop without end, an import of what is not there, and a real fault."""
+    zero = ("act_quant[m=0,",)
+    faults = {
+        "survived": changed(new="ROWS = 8", only=zero[0]),
+        "wrong": changed(old="import triton\n", new="import tritone as triton\n"),
+        "killed": changed(old="if m and k:", new="if not m and k:", only="act_quant[m=1,"),
+        "timeout": changed(
+            old="    if m and k:\n", new="    while not m:\n        pass\n    if m and k:\n", only=zero[0]
+        ),
+    }  # fmt: skip
+    program = (
+        "import sys; from pathlib import Path; from gate import mutants; from gate._faults import Fault\n"
+        f"faults = {[vars(fault) for fault in faults.values()]!r}\n"
+        "runner = mutants.Runner(Path(sys.argv[1]), 2, False); runner.seconds = 3\n"
+        "mutants._warm(runner.trees[0], False)\n"
+        "for v in runner.run(mutants.trials([Fault(**f) for f in faults], False)):\n"
+        "    print(v.word, v.killer)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    words = {line.split()[0]: line.partition(" ")[2] for line in done.stdout.splitlines()}
+    assert sorted(words) == sorted(faults), done.stdout + done.stderr
+    assert words["killed"].startswith("tests/test_ops.py::test_parity[act_quant[m=1,")
+
+
+def test_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert mutants.main(["--list", "wgmma"]) == 0
+    assert "wgmma/last-channel-left-out" in capsys.readouterr().out
+    assert mutants.main(["no-such-fault"]) == 2
+    assert "got 'no-such-fault'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as raised:
+        mutants.main(["--sample", "-1"])
+    assert raised.value.code == 2
+
+
+@pytest.mark.skipif(HOPPER, reason="this machine has a Hopper GPU")
+def test_without_a_gpu() -> None:
+    done = run("--gpu", "wgmma")
+    assert (done.returncode, done.stdout) == (3, "")
+
+
+def page(words: Sequence[str], before: str = "") -> str:
+    faults = [changed(name=str(number)) for number in range(3)]
+    found = [
+        mutants.Verdict(mutants.Trial(fault, "tests"), word, "tests/t.py::a[x|y]", "", 0.0)
+        for fault, word in zip(faults, words, strict=False)
+    ]
+    return _mutants_page.page(found, [*faults, changed(name="g", gpu="a race")], False, before)
+
+
+def test_the_page() -> None:
+    whole = page(["killed", "survived", "killed"])
+    assert "Of 3 faults 2 were killed" in whole
+    assert "1 more can be found only on one" in whole
+    assert "| `act_quant/0` | m | `t.py::a[x\\|y]` |" in whole
+    assert "| `act_quant/g` | m | not here: a race |" in whole
+    assert page(["killed", "killed"], whole).count("t.py::a") == 3  # the third row is kept
+    assert "| `act_quant/2` | m | not tried |" in page(["killed", "killed"])
+
+
+def test_the_page_is_of_this_list() -> None:
+    text = (ROOT / "docs" / "mutants.md").read_text(encoding="utf-8")
+    rows = _mutants_page._rows(text)
+    assert list(rows) == [fault.id for fault in FAULTS]
+    for fault in FAULTS:
+        assert rows[fault.id].startswith(
+            f"| `{fault.id}` | {fault.models.replace('|', chr(92) + '|')} |"
+        )
+    assert not any(
+        word in row.rsplit(" | ", 1)[1] for row in rows.values() for word in _mutants_page.ALIVE
+    )
