@@ -217,8 +217,9 @@ def _shared_wgrad(
     """[N, K] fp32: all tokens are the rows of one expert.  every: [1] int32, how many they are."""
     grad_t, grad_scale, _ = act_quant_transpose(*grad, pow2_scale=True)
     x_t, x_scale, _ = act_quant_transpose(*x, pow2_scale=True)
-    out = None if out is None else out[None]
-    return grouped_gemm_wgrad(_whole(grad_t), grad_scale, _whole(x_t), x_scale, every, out)[0]
+    into = None if out is None else out[None]
+    found = grouped_gemm_wgrad(_whole(grad_t), grad_scale, _whole(x_t), x_scale, every, into)
+    return found[0] if out is None else out
 
 
 def _whole(q_t: torch.Tensor) -> torch.Tensor:

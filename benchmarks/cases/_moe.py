@@ -201,7 +201,7 @@ def route(
     return idx, found / found.sum(dim=1, keepdim=True) * ROUTE_SCALE
 
 
-def experts(arguments: dict[str, Any]) -> Iterator[tuple[Any, Any, torch.Tensor, torch.Tensor]]:
+def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
     """(tokens, weights [N, 1], gate_up, down), in float64, of each expert with tokens; at last the
     shared one, of all tokens with weight 1."""
     import torch
@@ -221,12 +221,13 @@ def experts(arguments: dict[str, Any]) -> Iterator[tuple[Any, Any, torch.Tensor,
 def dequantised(arguments: dict[str, Any], name: str, which: Any) -> torch.Tensor:
     """[N, K] float64 of one weight."""
     w, scale = arguments[name][which].double(), arguments[f"{name}_scale"][which].double()
-    return w * scale.repeat_interleave(128, dim=0).repeat_interleave(128, dim=1)
+    wide: torch.Tensor = w * scale.repeat_interleave(128, dim=0).repeat_interleave(128, dim=1)
+    return wide
 
 
 def exact(arguments: dict[str, Any]) -> torch.Tensor:
     """The layer in float64 without any quantisation of activations, [T, H]."""
-    x = arguments["x"].double()
+    x: torch.Tensor = arguments["x"].double()
     out = x.new_zeros(x.shape)
     for tokens, weight, gate_up, down in experts(arguments):
         gate, up = (x[tokens] @ gate_up.T).chunk(2, dim=1)
@@ -238,7 +239,8 @@ def exact_grad_x(arguments: dict[str, Any]) -> torch.Tensor:
     """The gradient of x in float64, [T, H]; the router's part is not x's."""
     import torch
 
-    x, grad = arguments["x"].double(), arguments["grad"].double()
+    x: torch.Tensor = arguments["x"].double()
+    grad = arguments["grad"].double()
     out = x.new_zeros(x.shape)
     for tokens, weight, gate_up, down in experts(arguments):
         gate, up = (x[tokens] @ gate_up.T).chunk(2, dim=1)
