@@ -33,6 +33,8 @@ has, where :class:`Part` is some of a problem:
 ``AGAINST_FP32``
     the :class:`~benchmarks.compare.Bound` on the difference of a result and ``dense``.
 
+A layer, which is several products, has ``parts`` and ``sample`` alone.
+
 Cases live here and not beside the tests because asv imports today's ``benchmarks`` against every
 commit's packages: a table inside a measured package would change its meaning from commit to commit.
 """

@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.cases import Case, Cost
 from benchmarks.cases._data import KINDS, dtype, values
-from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
+from benchmarks.cases._deepseek_v3 import EXPERT_INTERMEDIATE, LINEAR, TOKENS
+from benchmarks.cases._expert_rows import ExpertRows, at, draw, taken_rows
 from benchmarks.compare import Exact
 
 OUTPUTS = ("q", "scale")
@@ -54,10 +55,55 @@ class ActQuant(Case):
         return -(-self.m // 32) * (self.k // 128)
 
 
+@dataclass(frozen=True)
+class ActQuantOfExperts(ExpertRows):
+    """``c`` channels of bf16 in rows of experts: the cache of SwiGLU's inputs."""
+
+    pow2: bool = True
+
+    def inputs(self, device: str) -> dict[str, Any]:
+        import torch
+
+        counts = self.counts(device)
+        if device == "meta":
+            x = torch.empty(self.rows, self.c, dtype=torch.bfloat16, device=device)
+        else:
+            taken = taken_rows(counts, self.rows, device)
+            shape = (self.rows, self.c)
+            x = draw(shape, taken, self.data, torch.bfloat16, self.generator(device))
+        return {"x": x, "pow2_scale": self.pow2, "counts": counts}
+
+    def _of_rows(self, rows: int) -> Cost:
+        elements = rows * self.c
+        return Cost(flops=0, read=2 * elements, written=elements + elements // 128 * 4)
+
+    def cost(self) -> Cost:
+        _, read, written = self._of_rows(self.taken)
+        return Cost(flops=0, read=read + 4 * self.e, written=written)
+
+    def untouched(self) -> Cost:
+        return self._of_rows(self.rows - self.taken)
+
+    def interpreter_steps(self) -> int:
+        return self.tile_steps(rows=16, steps=1)
+
+
+def _taken(arguments: dict[str, Any]) -> Any:
+    x = arguments["x"]
+    return taken_rows(arguments.get("counts"), x.shape[0], x.device)
+
+
+def defined(arguments: dict[str, Any], outputs: Any) -> Any:
+    """The rows that are an expert's, or all."""
+    taken = _taken(arguments)
+    return tuple(at(part, taken) for part in outputs)
+
+
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     """(dequantised result, input): the error of quantising."""
-    q, scale = got
-    return q.double() * scale.double().repeat_interleave(128, dim=1), arguments["x"]
+    q, scale = defined(arguments, got)
+    wide = q.double() * scale.double().repeat_interleave(128, dim=1)
+    return wide, arguments["x"][_taken(arguments)]
 
 
 WIDTHS = {k: name for name, (_, k) in reversed(LINEAR.items())}
@@ -85,4 +131,21 @@ EDGES = (
     # More elements than 32 bits can address.
     ActQuant(m=300_001, k=7168, layer="q_a+kv_a"),
 )
-CASES = PRODUCTION + EDGES
+CACHE: dict[str, Any] = {"c": 2 * EXPERT_INTERMEDIATE, "k": 8, "layer": "moe"}
+OF_EXPERTS = (
+    ActQuantOfExperts(t=4096, e=256, bench=True, **CACHE),
+    ActQuantOfExperts(t=16384, e=256, routing="zipf", **CACHE),
+    ActQuantOfExperts(t=16384, e=8, routing="local", **CACHE),
+)
+OF_EXPERTS_EDGES = (
+    *(ActQuantOfExperts(t=t, c=256, e=8, k=2) for t in (0, 1, 19)),
+    *(
+        ActQuantOfExperts(t=6, c=128, e=8, k=4, routing=kind)
+        for kind in ("none", "single", "no_first", "no_middle", "no_last", "stray")
+    ),
+    ActQuantOfExperts(t=49, c=128, e=5, k=8, routing="sizes"),
+    ActQuantOfExperts(t=49, c=256, e=5, k=8, routing="sizes", pow2=False, data="nonfinite"),
+)
+CASES: tuple[ActQuant | ActQuantOfExperts, ...] = (
+    *PRODUCTION, *OF_EXPERTS, *EDGES, *OF_EXPERTS_EDGES
+)  # fmt: skip

@@ -1,0 +1,311 @@
+"""The mixture of experts layer: against a loop over tokens, backward against autograd, and in training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+
+from benchmarks import cases, parity
+from benchmarks.cases.moe_layer import MoeLayer
+from benchmarks.cases.moe_layer_backward import OUTPUTS, MoeLayerBackward
+from benchmarks.compare import Exact, assert_equal
+from kernels import moe_layer as kernels
+from kernels.act_quant import act_quant
+from kernels.moe_layer_backward import moe_layer_backward
+from reference_impl import moe_layer as reference
+from reference_impl._moe import Weights, transpose
+from reference_impl.moe_layer_backward import moe_layer_backward as reference_backward
+from reference_impl.wgmma import partials
+from tests import _moe
+from tests._guards import PATTERN, guarded
+from tests.test_inputs import refuse
+
+if TYPE_CHECKING:
+    from benchmarks.cases._moe import Layer
+
+pytestmark = pytest.mark.usefixtures("products")
+GEOMETRY: dict[str, Any] = {
+    "h": 256, "i": 128, "shared": 256, "e": 8, "k": 2, "groups": 4, "limit": 2,
+}  # fmt: skip
+SMALL: dict[str, Any] = {
+    "h": 128, "i": 128, "shared": 128, "e": 4, "k": 2, "groups": 4, "limit": 2,
+}  # fmt: skip
+TINY = SMALL | {"e": 2, "k": 1, "groups": 2}
+NAMES = [name.removeprefix("grad_") for name in OUTPUTS]
+
+
+@pytest.mark.parametrize("cache", [False, True])
+def test_the_reference_is_a_loop_over_tokens(cache: bool) -> None:
+    """Four roundings to bf16 differ at most, of 2^-9 each, and seldom a payload after one of these."""
+    arguments = MoeLayer(t=24, cache=cache, **GEOMETRY).inputs("cpu")
+    with partials("exact"):
+        got = reference.moe_layer(**arguments)
+    want = _moe.layer(*_moe.wide(arguments), cache=cache)
+    assert _moe.error(got, want.detach()) < 2.0**-8
+
+
+def test_the_backward_is_that_of_autograd() -> None:
+    """As above; two roundings of grad_x to bf16 are not in the loop.  Operands tiled again along tokens
+    keep all but what lies below 2^-9 of the new scale (docs/decisions/0006)."""
+    arguments = MoeLayerBackward(t=24, **GEOMETRY).inputs("cpu")
+    grad = arguments["grad"]
+    with partials("exact"):
+        got = reference_backward(**arguments)
+    wide, weights = _moe.wide(arguments)
+    _moe.layer(wide, weights, cache=True).backward(grad.double())
+    leaves = {"x": wide["x"], "logits": wide["logits"], **weights}
+    for name, found in zip(NAMES, got, strict=True):
+        assert found is not None
+        want = leaves[name].grad
+        assert _moe.error(found, want) < 2.0**-8, name
+
+
+def test_a_token_alone_has_the_same_bits(device: str) -> None:
+    arguments = MoeLayer(t=18, cache=True, **SMALL).inputs(device)
+    whole = kernels.moe_layer(**arguments)
+    for rows in (slice(3, 4), slice(16, 18)):
+        part = {name: arguments[name][rows] for name in ("x", "logits")}
+        assert_equal(kernels.moe_layer(**arguments | part), whole[rows], Exact())
+
+
+def test_what_is_not_finite_stays_with_its_token() -> None:
+    """NaN or Inf in x of a token, and logits that are NaN, spoil no other one, forward and backward."""
+    arguments = MoeLayerBackward(t=9, **SMALL).inputs("cpu")
+    grad = arguments.pop("grad")
+    spoiled = arguments | {name: arguments[name].clone() for name in ("x", "logits")}
+    spoiled["x"][4, 5], spoiled["x"][6, 70], spoiled["logits"][2] = (
+        float("nan"), float("inf"), float("nan"),
+    )  # fmt: skip
+    others = [0, 1, 3, 5, 7, 8]
+    clean, dirty = (reference.moe_layer(**one) for one in (arguments, spoiled))
+    assert_equal(dirty[others], clean[others], Exact())
+    assert not dirty[[2, 4, 6]].isfinite().all(dim=1).any()
+    pair = [reference_backward(grad, **one)[:2] for one in (spoiled, arguments)]
+    for found, want in zip(*pair, strict=True):
+        assert_equal(found[others], want[others], Exact())
+
+
+def test_the_backward_takes_what_is_kept_and_adds_to_sums(device: str) -> None:
+    """Payloads transposed by the caller; sums of micro-batches, which go on from what they hold."""
+    arguments = MoeLayerBackward(t=18, **TINY).inputs(device)
+    backward: Any = moe_layer_backward
+    names = ("gate_up", "down", "shared_gate_up", "shared_down")
+    want = reference_backward(**arguments)
+    weights = Weights(*(arguments[name] for name in Weights._fields))
+    kept = {f"{name}_t": part for name, part in zip(names, transpose(weights), strict=True)}
+    sums = {
+        f"{name}_sum": part.clone()
+        for name, part in zip(names, want[2:], strict=True)
+        if part is not None
+    }
+    twice = reference_backward(**arguments | {n: part.clone() for n, part in sums.items()})
+    got = backward(**arguments, **kept, **sums)
+    assert_equal(got, twice, Exact(), names=OUTPUTS)
+    assert all(one is two for one, two in zip(got[2:], sums.values(), strict=True))
+    once: Any = reference_backward(**arguments)
+    assert not torch.equal(got[3], once[3])
+    few = backward(**arguments, **kept, weight_gradients=False)
+    assert_equal(few, (*want[:2], None, None, None, None), Exact(), names=OUTPUTS)
+
+
+def test_experts_without_tokens_have_the_gradient_zero() -> None:
+    arguments = MoeLayerBackward(t=5, bias="one", **SMALL | {"k": 1}).inputs("cpu")
+    got = reference_backward(**arguments)
+    for part in got[2:4]:
+        assert part is not None
+        assert [bool(one.any()) for one in part] == [False, True, False, False]
+        assert part.isfinite().all()
+
+
+def small_layers(device: str) -> list[Any]:
+    """The layer of either package, with the same parameters, large enough to matter."""
+    layers: list[Any] = []
+    for module in (reference, kernels):
+        torch.manual_seed(5)
+        made = module.MoELayer(128, 128, 4, topk=2, num_groups=4, num_limited_groups=2).to(device)
+        with torch.no_grad():
+            for part in made.parameters():
+                part.mul_(10)
+        layers.append(made)
+    return layers
+
+
+def step(layer: Any, x: torch.Tensor, target: torch.Tensor, rate: float) -> float:
+    """One step of SGD on the mean square; the loss before it."""
+    loss = (layer(x).float() - target).square().mean()
+    layer.zero_grad()
+    loss.backward()
+    with torch.no_grad():
+        for part in layer.parameters():
+            part.sub_(part.grad, alpha=rate)
+    layer.update_bias()
+    return float(loss.item())
+
+
+def drawn(tokens: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    x, target = (torch.randn(tokens, 128, generator=generator) for _ in range(2))
+    return x.bfloat16().to(device), target.to(device)
+
+
+def test_both_train_alike(device: str) -> None:
+    """Losses, parameters, gradients of x and the bias after each step, in every bit."""
+    one, other = small_layers(device)
+    x, target = drawn(17, device)
+    for _ in range(2):
+        inputs = [x.clone().requires_grad_() for _ in range(2)]
+        assert step(one, inputs[0], target, 3.0) == step(other, inputs[1], target, 3.0)
+        assert_equal(inputs[1].grad, inputs[0].grad, Exact())
+        for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
+            assert mine.grad.dtype == torch.float32
+            assert_equal(theirs.detach(), mine.detach(), Exact(), names=[name])
+        assert one.bias.abs().max() > 0
+        assert_equal(other.bias, one.bias, Exact())
+    assert one.counts.sum() == 0
+
+
+def test_it_learns() -> None:
+    layer = small_layers("cpu")[0]
+    x, target = drawn(12, "cpu")
+    losses = [step(layer, x, target, 2.0) for _ in range(5)]
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_weights_are_quantised_again_after_a_step_and_not_before() -> None:
+    layer = small_layers("cpu")[0]
+    x, target = drawn(4, "cpu")
+    before = layer.quantised()
+    assert layer.quantised()[0] is before[0]
+    step(layer, x, target, 1.0)
+    after = layer.quantised()
+    assert after[0] is not before[0]
+    assert not torch.equal(after[0].down.view(torch.uint8), before[0].down.view(torch.uint8))
+    assert torch.equal(after[1].down.view(torch.uint8), after[0].down.view(torch.uint8).mT)
+    layer.down.data = layer.down.data * 2
+    assert torch.equal(layer.quantised()[0].down_scale, after[0].down_scale * 2)
+    layer.down.data.mul_(2)  # leaves no trace
+    layer.forget()
+    assert torch.equal(layer.quantised()[0].down_scale, after[0].down_scale * 4)
+
+
+def test_nothing_is_kept_in_bf16() -> None:
+    layer = small_layers("cpu")[0]
+    x, _ = drawn(4, "cpu")
+    for training in (True, False):
+        out = layer.train(training)(x)
+        # Behind the view as [..., H].
+        held = [
+            part
+            for part in out.grad_fn.next_functions[0][0].saved_tensors
+            if part.dtype == torch.bfloat16
+        ]
+        assert not held
+    assert layer.counts.sum() == 4 * 2  # in training only
+    with torch.no_grad():
+        assert layer(x).grad_fn is None
+
+
+def test_training_reads_the_cache_and_inference_does_not() -> None:
+    layer = small_layers("cpu")[0]
+    x, _ = drawn(4, "cpu")
+    w, _ = layer.quantised()
+    forward: Any = reference.moe_layer
+    logits = x.float() @ layer.router.T
+    found = {}
+    for training in (True, False):
+        out = layer.train(training)(x)
+        found[training] = out
+        want = forward(x, logits, layer.bias, *w, 2, 4, 2, 2.5, from_cache=training)
+        assert_equal(out.detach(), want.detach(), Exact())
+    assert not torch.equal(found[True], found[False])
+
+
+@pytest.mark.parametrize(("stem", "case"), [
+    ("moe_layer", MoeLayer(t=70, **TINY)), ("moe_layer_backward", MoeLayerBackward(t=70, **TINY)),
+])  # fmt: skip
+def test_samples_and_parts(stem: str, case: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sample has a token of every 64; parts are all tokens; a wrong token of the sample is found."""
+    module, arguments = cases.load(stem), case.inputs("cpu")
+    function = cases.public("reference_impl", stem)
+    got = function(**arguments)
+    for _, part, take in [module.sample(arguments), *module.parts(arguments, 1)]:
+        assert_equal(function(**part), take(got), Exact(), names=module.OUTPUTS)
+    places = torch.arange(70)[:, None].expand(70, 128)
+    mark = (places, places, *got[2:]) if isinstance(got, tuple) else places
+
+    def tokens(take: Any) -> list[int]:
+        part = take(mark)
+        return list((part[0] if isinstance(part, tuple) else part)[:, 0].tolist())
+
+    seen = [tokens(take) for _, _, take in module.parts(arguments, 1)]
+    assert seen == [[*range(64)], [*range(64, 70)]]
+    sampled = tokens(module.sample(arguments).take)
+    assert {token // 64 for token in sampled} == {0, 1}
+    monkeypatch.setattr(parity, "LARGE", 0)
+    assert parity.sampled(stem, case)
+    assert parity.check(stem, case, arguments, got).ok
+    wrong = got[0] if isinstance(got, tuple) else got
+    wrong[sampled[1], 3] += 1
+    assert parity.check(stem, case, arguments, got).differing == 1
+
+
+def test_act_quant_touches_no_padding(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = torch.tensor([3, 0, 130, 200], dtype=torch.int32, device=device)
+    x = torch.randn(520, 256, generator=torch.Generator().manual_seed(2)).bfloat16().to(device)
+    want = act_quant(x, True)
+    with guarded(monkeypatch):
+        q, scale = act_quant(x, True, counts=counts)
+    # The last segment ends behind the buffer.
+    rows = torch.tensor([*range(3), *range(128, 258), *range(384, 520)], device=device)
+    padding = torch.ones(520, dtype=torch.bool, device=device)
+    padding[rows] = False
+    bits = q.view(torch.uint8)
+    assert_equal(bits[rows], want[0].view(torch.uint8)[rows], Exact())
+    assert_equal(scale[rows], want[1][rows], Exact())
+    assert (bits[padding] == PATTERN).all()
+    assert (scale.contiguous()[padding].view(torch.uint8) == PATTERN).all()
+
+
+ARGUMENTS = MoeLayer(t=2, **SMALL)
+REFUSED: list[tuple[str, Any, type[Exception], str]] = [
+    ("x", torch.ones(2, 192, dtype=torch.bfloat16), ValueError,
+     "x: expected H to be a multiple of 128, got 192"),
+    ("logits", torch.ones(3, 4), ValueError, r"logits: expected shape \[2, any\], got \[3, 4\]"),
+    ("bias", torch.ones(5), ValueError, r"bias: expected shape \[4\], got \[5\]"),
+    ("down", torch.ones(4, 128, 256).to(torch.float8_e4m3fn), ValueError,
+     r"down: expected shape \[4, 128, 128\], got \[4, 128, 256\]"),
+    ("shared_gate_up", torch.ones(128, 128).to(torch.float8_e4m3fn), ValueError,
+     "shared_gate_up: expected 2I to be a multiple of 256, got 128"),
+    ("gate_up_scale", torch.ones(4, 1, 1), ValueError,
+     r"gate_up_scale: expected shape \[4, 2, 1\], got \[4, 1, 1\]"),
+    ("topk", 5, ValueError, "topk: expected 1 to 2, got 5"),
+    ("topk", 2.0, TypeError, "topk: expected a whole number, got float"),
+    ("num_groups", 3, ValueError, "num_groups: expected E to be a multiple of 3, got 4"),
+    ("from_cache", 1, TypeError, "from_cache: expected True or False, got int"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value", "error", "said"), REFUSED)
+def test_refused(name: str, value: Any, error: type[Exception], said: str, device: str) -> None:
+    arguments = ARGUMENTS.inputs(device)
+    arguments[name] = value.to(device) if isinstance(value, torch.Tensor) else value
+    refuse("moe_layer", arguments, error, said)
+
+
+@pytest.mark.parametrize(("name", "shape", "dtype", "said"), [
+    ("grad", (2, 256), torch.bfloat16, r"grad: expected shape \[2, 128\], got \[2, 256\]"),
+    ("down_t", (4, 256, 128), torch.uint8, "down_t: expected dtype float8_e4m3fn, got uint8"),
+    ("gate_up_t", (4, 256, 128), torch.float8_e4m3fn,
+     r"gate_up_t: expected shape \[4, 128, 256\], got \[4, 256, 128\]"),
+    ("down_sum", (128, 128), torch.float32,
+     r"down_sum: expected shape \[4, 128, 128\], got \[128, 128\]"),
+])  # fmt: skip
+def test_refused_by_the_backward(
+    name: str, shape: tuple[int, ...], dtype: torch.dtype, said: str, device: str
+) -> None:
+    arguments = MoeLayerBackward(t=2, **SMALL).inputs(device)
+    arguments[name] = torch.zeros(shape, device=device).to(dtype)
+    error = TypeError if "dtype" in said else ValueError
+    refuse("moe_layer_backward", arguments, error, said)
