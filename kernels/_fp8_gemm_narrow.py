@@ -45,7 +45,7 @@ NARROW = (WHOLE, SPLIT)
 
 def choose_narrow(n: int, sms: int) -> Narrow:
     """Split where tiles are so few that each would have to take a k-block faster than it can."""
-    return WHOLE if triton.cdiv(n, WHOLE.block_n) >= 0.4 * sms else SPLIT
+    return WHOLE if triton.cdiv(n, WHOLE.block_n) >= 0.2 * sms else SPLIT
 
 
 @triton.jit
