@@ -270,8 +270,11 @@ def test_the_marks_appear_on_the_page(night: Night) -> None:
 
 @pytest.mark.parametrize("content", ["{", '{"other": []}', "[7]"])
 def test_a_file_of_verdicts_that_is_none_is_broken_and_stays(night: Night, content: str) -> None:
+    night.says(0, *BOTH)
+    assert night.project.call("confirm") == 0
     path = night.project.results / "verdicts.json"
     path.write_text(content)
     night.says(10, row("regressed"), row("same", "launch_us"))
     assert night.project.call("confirm") == 1
     assert path.read_text() == content
+    assert night.project.call("advance") == 10, "the answer of before was forgotten"

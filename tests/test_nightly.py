@@ -180,6 +180,7 @@ LIST = "issue list --label nightly-regression --state open --limit 500 --json nu
 OPENED = [
     {"number": 8, "title": "fp8_gemm: device_us regressed on box"},
     {"number": 7, "title": "fp8_gemm: device_us regressed on box"},
+    {"number": 9, "title": "fp8_gemm: device_us regressed on box"},
     {"number": 3, "title": "fp8_gemm: device_us regressed on box2"},
 ]
 
@@ -199,7 +200,7 @@ OPENED = [
 def test_a_regressions_issue_is_updated_or_opened(
     project: Project, gh: Path, title: str, new: bool, expected: str | None
 ) -> None:
-    """By its whole title, the oldest of two; what did not regress opens none."""
+    """By its whole title, the oldest of several; what did not regress opens none."""
     (gh / "open.json").write_text(json.dumps(OPENED))
     _issues.write(gh / "issues.json", [_issues.Issue(title, "the text", new)])
     assert project.call("issue", "--issues", "issues.json") == 0
