@@ -1,10 +1,10 @@
-"""The nightly verdict: what one commit costs beside a baseline commit, from their raw logs.
+"""The nightly screen: what one commit costs beside a baseline commit, from their raw logs.
 
 A cost regressed when three things hold: its median grew by more than the metric's threshold, the
 boxes between the quartiles do not overlap, and the program is another one (equal machine code
 launched alike is the same program, and a difference of its time is noise).  That is a simple rule:
 both commits were measured once, in a process each, so what differs between processes passes for a
-change.  It is for a machine to knock on a person's door, not for a claim.
+change.  It is a screen: it chooses what the gate measures again (harness/_confirm.py).
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ if TYPE_CHECKING:
     from benchmarks.rawlog import Measured
     from harness._logs import Log
 
-OK, BROKEN, REGRESSED, NOTHING = 0, 1, 10, 12
-WORDS = {OK: "ok", BROKEN: "broken", REGRESSED: "regressed", NOTHING: "measured nothing"}
+OK, BROKEN, REGRESSED, INCONCLUSIVE, NOTHING = 0, 1, 10, 11, 12
+WORDS = {
+    OK: "ok", BROKEN: "broken", REGRESSED: "regressed", INCONCLUSIVE: "inconclusive",
+    NOTHING: "measured nothing",
+}  # fmt: skip
 # Growth of the median that counts, by metric.  What is not here decides nothing by itself: registers
 # or spills are no loss unless they cost time, and a compilation's time says little about a kernel.
 THRESHOLDS = {
@@ -143,11 +146,11 @@ def _absent(before: Log, now: Log) -> Iterator[tuple[tuple[str, str, str, str], 
     had = {(*key[:3], metrics.phase(key.metric)) for key in before.measured}
     has = {(*key[:3], metrics.phase(key.metric)) for key in now.measured}
     for which in sorted(had - has):
-        if which[2] in OUR_SIDES and _known(*which[:2]):
+        if which[2] in OUR_SIDES and known(*which[:2]):
             yield which, now.statuses.get(which, ("", ""))[0]
 
 
-def _known(operator: str, case: str) -> bool:
+def known(operator: str, case: str) -> bool:
     """Whether today's table times this case: the others are not measured any more, on purpose."""
     if operator not in cases.names():
         return False

@@ -2,45 +2,38 @@
 
     restore      bring the results of earlier nights from their branch into results/
     new-commits  print the commits to measure, oldest first
-    verdict      compare a commit with the baseline: 0 ok, 10 regressed, 1 broken, 12 measured nothing
-    issue-body   the same as Markdown, for the issue
+    verdict      the screen: compare a commit's sweep with the baseline's
+    confirm      the same, and the gate measures again what the screen suspects; its exit code decides
+    issue-body   the same as Markdown; with --issues FILE, an issue for each regression as well
     advance      make the commit the baseline, if the verdict is ok (or --accept: a person's decision)
     store        commit results/ to their branch and push it
-    issue        open the issue, or update the one that is open (needs gh)
+    issue        open the issues, or update those that are open (needs gh)
 
-The baseline of a machine is a commit, named in ``results/<machine>/baseline``.  Broken is also every
-way in which a command fails, so that no accident passes for a result.
+exit code: 0 ok, 10 regressed, 11 inconclusive (of confirm), 12 measured nothing; every other is broken,
+which is also every way in which a command fails, so that no accident passes for a result.
+The baseline of a machine is a commit, named in ``results/<machine>/baseline``.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
-import os
 import re
-import subprocess
 import sys
-import tarfile
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks import cases, fingerprint
-from harness import _logs, _verdict
-from harness._markdown import markdown
+from harness import _confirm, _issues, _logs, _night_text, _results_branch, _verdict, doctor
 from harness.bench import BenchError, git
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from harness._verdict import Change, Verdict
+    from harness._verdict import Verdict
 
 BASELINE = "baseline"
 HASH = re.compile(r"[0-9a-f]{40}")
-LABEL = "nightly-regression"
-TITLE = "Nightly: costs regressed"
-AUTHOR = ("-c", "user.name=nightly", "-c", "user.email=nightly@localhost")
-SHOWN = 40  # rows of a table in the issue
+PASSED = "success"  # of a step of the workflow
 
 
 def read_baseline(results: Path, machine: str) -> str | None:
@@ -81,64 +74,11 @@ def complete(results: Path, commit: str) -> bool:
     )
 
 
-def text(verdict: Verdict) -> str:
-    """The verdict for a terminal or a job's log."""
-    against = verdict.baseline[:12] if verdict.baseline else "no baseline yet"
-    lines = [f"{verdict.word}: {verdict.commit[:12]} on {verdict.machine}, against {against}"]
-    lines += [verdict.nothing] if verdict.nothing else []
-    lines.append(
-        f"{verdict.compared} costs compared, {len(verdict.regressed)} regressed, "
-        f"{len(verdict.improved)} improved, {verdict.throttled} throttled, "
-        f"{verdict.same_program} of the same machine code"
-    )
-    lines += [f"broken: {line}" for line in verdict.broken]
-    lines += [f"no longer there: {line}" for line in verdict.dropped]
-    for name, changes in (("regressed", verdict.regressed), ("improved", verdict.improved)):
-        lines += [f"{name}: {' '.join(_row(change)).replace('`', '')}" for change in changes]
-    return "\n".join(lines)
-
-
-def _row(change: Change) -> list[str]:
-    (_, old, _), (_, new, _) = change.before, change.now
-    ratio = f"{new / old:.3f}" if old else "-"
-    boxes = (f"{box[1]:.5g} ({box[0]:.5g} to {box[2]:.5g})" for box in (change.before, change.now))
-    named = (
-        f"`{change.key.operator}`",
-        f"`{change.key.case}`",
-        f"{change.key.metric} {change.unit}",
-    )
-    return [*named, *boxes, ratio]
-
-
-def body(verdict: Verdict, commits: Sequence[str]) -> str:
-    """The issue.  Holds hashes and numbers only: what a commit's message says is not ours to post."""
-    against = verdict.baseline or "no baseline"
-    parts = [
-        f"Commit {verdict.commit} on `{verdict.machine}`: **{verdict.word}** against {against}.",
-        f"{verdict.compared} costs compared; median and quartiles below.",
-    ]
-    header = ["operator", "case", "cost", "before", "now", "ratio"]
-    for title, changes in (("Regressed", verdict.regressed), ("Improved", verdict.improved)):
-        if changes:
-            worst = sorted(changes, key=lambda change: change.now[1] / (change.before[1] or 1))
-            shown = worst[::-1] if title == "Regressed" else worst
-            table = markdown(header, [_row(change) for change in shown[:SHOWN]], left=3)
-            parts.append(f"### {title}: {len(changes)}\n\n{table}")
-    if verdict.broken:
-        lines = [f"    {line}" for line in verdict.broken[:SHOWN]]
-        parts.append("### Broken\n\n" + "\n".join(lines))
-    parts.append("Commits since the baseline: " + (", ".join(commits) or "none"))
-    parts.append(
-        f"On purpose? `python -m harness.nightly advance --commit {verdict.commit} --accept`"
-    )
-    return "\n\n".join(parts) + "\n"
-
-
-def advance(results: Path, verdict: Verdict, *, accept: bool) -> int:
-    """Move the baseline to the verdict's commit; the verdict's code when that is refused."""
-    if verdict.code != _verdict.OK and not accept:
-        print(f"the baseline stays: {verdict.word}")
-        return verdict.code
+def advance(results: Path, verdict: Verdict, code: int, *, accept: bool) -> int:
+    """Move the baseline to the verdict's commit; the night's code when that is refused."""
+    if code != _verdict.OK and not accept:
+        print(f"the baseline stays: {_verdict.WORDS[code]}")
+        return code
     path = results / verdict.machine / BASELINE
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(verdict.commit + "\n", encoding="utf-8")
@@ -146,72 +86,38 @@ def advance(results: Path, verdict: Verdict, *, accept: bool) -> int:
     return 0
 
 
-def restore(root: Path, results: Path, branch: str) -> int:
-    """Unpack the branch's machines over results/; the first night there is no such branch."""
-    reference = f"refs/remotes/origin/{branch}"
-    if not git(root, "for-each-ref", reference).strip():
-        print(f"origin has no branch {branch} yet")
-        return 0
-    done = subprocess.run(
-        ["git", "archive", "--format=tar", reference], cwd=root, capture_output=True, check=True
-    )
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as tar:
-        # Python 3.11 before its fourth patch takes no filter=.
-        tar.extraction_filter = getattr(tarfile, "data_filter", lambda member, _: member)
-        tar.extractall(results)  # noqa: S202 (the repository's own; git holds no path outside)
-    print(f"{results}: as of {git(root, 'rev-parse', '--short=12', reference).strip()}")
-    return 0
+def confirm(results: Path, verdict: Verdict, blocks: int | None) -> int:
+    """The screen's verdict, and the gate's where the screen suspects anything.
 
-
-def store(root: Path, results: Path, branch: str) -> int:
-    """Commit the machines' folders on top of the branch, without a checkout, and push that.
-
-    Not forced: when somebody else pushed meanwhile it fails, and loses nothing of theirs.
+    Raises BenchError for another machine's verdict: this one can measure nothing about that.
     """
-    parent = git(root, "for-each-ref", "--format=%(objectname)", f"refs/remotes/origin/{branch}")
-    with tempfile.TemporaryDirectory() as folder:
-        env = os.environ | {
-            "GIT_INDEX_FILE": str(Path(folder) / "index"),
-            "GIT_DIR": git(root, "rev-parse", "--absolute-git-dir").strip(),
-            "GIT_WORK_TREE": str(results.resolve()),
-        }
-        _run(["git", "add", "--all", "--force", "--", ":(glob)*/**"], results, env)
-        tree = _run(["git", "write-tree"], results, env)
-    if parent and git(root, "rev-parse", f"{parent.strip()}^{{tree}}").strip() == tree:
-        print(f"{branch}: nothing new")
-        return 0
-    onto = ["-p", parent.strip()] if parent else []
-    made = git(root, *AUTHOR, "commit-tree", tree, *onto, "-m", "Results of a nightly run").strip()
-    git(root, "push", "origin", f"{made}:refs/heads/{branch}")
-    print(f"{branch}: {made[:12]}")
+    from gate import compare
+
+    if verdict.machine != fingerprint.machine_name():
+        raise BenchError(f"confirm measures, and this machine is not {verdict.machine}")
+    # On the first night, and not on the one that needs it.
+    doctor.require(compare.NEEDED, "python -m harness.nightly confirm")
+    root = Path.cwd()
+    _confirm.forget(root, verdict.machine)
+    print(_night_text.text(verdict), flush=True)
+    if verdict.code != _verdict.REGRESSED:
+        return verdict.code
+    answer = _confirm.confirm(root, results, verdict, blocks)
+    print(_night_text.text(verdict, answer))
+    return answer.code
+
+
+def issue_body(verdict: Verdict, issues: Path | None) -> int:
+    """Print the night; keep its issues in the file ``issues``, or none there where it has none."""
+    since = (
+        [f"{verdict.baseline}..{verdict.commit}"] if verdict.baseline else ["-1", verdict.commit]
+    )
+    commits = git(Path.cwd(), "rev-list", "--first-parent", "--reverse", *since).split()
+    answer = _confirm.kept(Path.cwd(), verdict)
+    print(_night_text.body(verdict, commits, answer), end="")
+    if issues:
+        _issues.write(issues, _night_text.issues(verdict, commits, answer))
     return 0
-
-
-def issue(path: Path) -> int:
-    """Open the issue, or replace the text of the one that is open.  gh reads its own settings."""
-    _run(["gh", "label", "create", LABEL, "--force", "--description", "opened by the nightly job"])
-    listed = ["gh", "issue", "list", "--label", LABEL, "--state", "open", "--json", "number"]
-    number = _run([*listed, "--limit", "1", "--jq", ".[].number"])
-    if number:
-        _run(["gh", "issue", "edit", number, "--body-file", str(path)])
-    else:
-        made = ["gh", "issue", "create", "--title", TITLE, "--label", LABEL]
-        number = _run([*made, "--body-file", str(path)])
-    print(f"issue: {number}")
-    return 0
-
-
-def _run(command: list[str], cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
-    """Output of a command.  Raises BenchError with its own words."""
-    try:
-        done = subprocess.run(
-            command, cwd=cwd, env=env, capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        raise BenchError(f"{command[0]} is not installed") from None
-    if done.returncode:
-        raise BenchError(f"{' '.join(command[:3])}: {done.stderr.strip()}")
-    return done.stdout.strip()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -221,13 +127,20 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawTextHelpFormatter,
     )
-    names = ("restore", "new-commits", "verdict", "issue-body", "advance", "store", "issue")
+    names = (
+        "restore", "new-commits", "verdict", "confirm", "issue-body", "advance", "store", "issue",
+    )  # fmt: skip
     made.add_argument("command", choices=names)
     made.add_argument("--results", type=Path, default=Path("results"), help="default: results")
     made.add_argument("--machine", default=fingerprint.machine_name(), help="default: this one")
     made.add_argument("--commit", default="HEAD", help="default: HEAD")
     made.add_argument("--branch", default="results", help="of restore and store; default: results")
-    made.add_argument("--body", type=Path, help="of issue: the file that issue-body filled")
+    made.add_argument("--issues", type=Path, help="of issue-body and issue: the file of the issues")
+    made.add_argument(
+        "--exact", default=PASSED, metavar="OUTCOME",
+        help=f"of harness.exact; any but {PASSED} is broken",
+    )  # fmt: skip
+    made.add_argument("--blocks", type=int, help="of confirm, as the gate's; default: the gate's")
     made.add_argument("--accept", action="store_true", help="advance whatever the verdict is")
     return made
 
@@ -236,8 +149,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     line = parser()
     options = line.parse_args(arguments)
-    if options.command == "issue" and options.body is None:
-        line.error("issue needs --body FILE")
+    if options.command == "issue" and options.issues is None:
+        line.error("issue needs --issues FILE")
     try:
         return _do(options)
     except BenchError as error:
@@ -248,9 +161,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _do(options: argparse.Namespace) -> int:
     root, results = Path.cwd(), options.results
     if options.command == "issue":
-        return issue(options.body)
+        _issues.post(_issues.read(options.issues))
+        return 0
     if options.command in ("restore", "store"):
-        return (restore if options.command == "restore" else store)(root, results, options.branch)
+        todo = getattr(_results_branch, options.command)
+        return int(todo(root, results, options.branch))
     head = git(root, "rev-parse", "--verify", f"{options.commit}^{{commit}}").strip()
     baseline = read_baseline(results, options.machine)
     if options.command == "new-commits":
@@ -262,22 +177,22 @@ def _do(options: argparse.Namespace) -> int:
     here = options.machine == fingerprint.machine_name()
     if here and not verdict.nothing and not complete(results, head):
         verdict.broken.append("the sweep did not come to its end")
+    if options.exact != PASSED:
+        verdict.broken.append(f"harness.exact did not pass: {options.exact}")
     return _judged(options, verdict)
 
 
 def _judged(options: argparse.Namespace, verdict: Verdict) -> int:
     """The commands that need a verdict."""
-    if options.command == "advance":
-        return advance(options.results, verdict, accept=options.accept)
     if options.command == "verdict":
-        print(text(verdict))
+        print(_night_text.text(verdict))
         return verdict.code
-    since = (
-        [f"{verdict.baseline}..{verdict.commit}"] if verdict.baseline else ["-1", verdict.commit]
-    )
-    commits = git(Path.cwd(), "rev-list", "--first-parent", "--reverse", *since).split()
-    print(body(verdict, commits), end="")
-    return 0
+    if options.command == "confirm":
+        return confirm(options.results, verdict, options.blocks)
+    if options.command == "issue-body":
+        return issue_body(verdict, options.issues)
+    code = _confirm.outcome(verdict, _confirm.kept(Path.cwd(), verdict))
+    return advance(options.results, verdict, code, accept=options.accept)
 
 
 if __name__ == "__main__":

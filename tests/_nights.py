@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,18 @@ FACTS = {
 OPERATOR = "fp8_gemm"
 CASE = next(case.label for case in cases.load(OPERATOR).CASES if case.bench)
 STEADY = [100.0, 100.5, 101.0, 99.5, 99.0]
+# `python -m gate` in the current folder.
+GATE = """import json, pathlib, sys
+pathlib.Path("asked").write_text(json.dumps(sys.argv[1:]))
+said = json.loads(pathlib.Path("says").read_text())
+told = said["told"]
+if told is not None:
+    after = lambda name: pathlib.Path(sys.argv[sys.argv.index(name) + 1])
+    told = {"base": sys.argv[2], "head": sys.argv[3], "code": said["code"]} | told
+    after("--json").write_text(json.dumps(told))
+    after("--markdown").write_text("| the gate's table |")
+sys.exit(said["code"])
+"""
 
 
 def git(root: Path, *arguments: str) -> str:
@@ -100,3 +113,44 @@ def whole(log: Log) -> None:
             for task in tasks.tasks(stem, phase, hopper=fingerprint.has_hopper()):
                 row = {"operator": stem, "case": task.case, "round": task.round}
                 log.put(task.last, [1.0], **row, implementation=task.implementation)
+
+
+class Night:
+    """A project of which HEAD's sweep is suspicious, and its gate."""
+
+    def __init__(self, project: Project) -> None:
+        self.project = project
+        self.answer = project.root / ".gate/nightly" / f"{MACHINE}.json"
+        folder = project.root / "gate"
+        folder.mkdir()
+        (folder / "__init__.py").touch()
+        (folder / "__main__.py").write_text(GATE)
+
+    def says(self, code: int, /, *rows: dict[str, Any], **more: Any) -> Night:
+        told = {"rows": list(rows)} | more
+        (self.project.root / "says").write_text(json.dumps({"code": code, "told": told}))
+        return self
+
+    def asked(self) -> list[str]:
+        held: list[str] = json.loads((self.project.root / "asked").read_text())
+        return held
+
+    def baseline(self) -> str | None:
+        return nightly.read_baseline(self.project.results, MACHINE)
+
+    def issues(self, *more: str) -> list[dict[str, Any]]:
+        """What issue-body keeps for the issues."""
+        path = self.project.root / "issues.json"
+        path.write_text("an earlier night's")
+        assert self.project.call("issue-body", "--issues", str(path), *more) == 0
+        held: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+        return held
+
+
+def row(verdict: str, metric: str = "device_us", **more: Any) -> dict[str, Any]:
+    """A verdict of the gate."""
+    known = {
+        "operator": OPERATOR, "case": CASE, "implementation": "kernels", "metric": metric,
+        "verdict": verdict, "gates": metric != "launch_us", "base": 100.0, "head": 150.0, "change": 0.5,
+    }  # fmt: skip
+    return known | more

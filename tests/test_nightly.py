@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import fingerprint, rawlog
-from harness import nightly
+from harness import _issues, _results_branch, nightly
 from tests._nights import CASE, MACHINE, OPERATOR, STEADY, Project, git, scaled, whole
 
 
@@ -105,6 +105,7 @@ def test_the_issue_holds_numbers_and_no_words_of_others(
     row = f"| `{OPERATOR}` | `{CASE}` | device_us us | 100 (99.5 to 100.5) | 150 (149.25 to 150.75) | 1.500 |"
     assert row in text.splitlines()
     assert f"since the baseline: {slower.middle}, {slower.head}" in text
+    assert "what follows is a suspicion" in text
     assert "@" not in text
 
 
@@ -116,6 +117,8 @@ def test_results_travel_by_their_branch(project: Project, tmp_path: Path) -> Non
     project.log(project.base).put("device_us", STEADY)
     project.baseline(project.base)
     (project.results / "README.md").write_text("main's, and not the machines'")
+    (project.results / "verdicts.json").write_text("[]")
+    (project.results / "issues.json").write_text("this night's, and not kept")
     assert project.call("store") == 0
     first = git(remote, "rev-parse", "results")
     git(project.root, "fetch", "--quiet", "origin")
@@ -127,9 +130,10 @@ def test_results_travel_by_their_branch(project: Project, tmp_path: Path) -> Non
 
     other = tmp_path / "other"
     git(tmp_path, "clone", "--quiet", str(remote), str(other), "--branch", "results")
-    assert nightly.restore(other, other / "fresh", "results") == 0
+    assert _results_branch.restore(other, other / "fresh", "results") == 0
     held = {str(path.relative_to(other / "fresh")) for path in (other / "fresh").rglob("*.*")}
-    assert held == {str(path.relative_to(project.results)) for path in rawlog.logs(project.results)}
+    logs = {str(path.relative_to(project.results)) for path in rawlog.logs(project.results)}
+    assert held == {*logs, "verdicts.json"}
     assert nightly.read_baseline(other / "fresh", MACHINE) == project.base
     assert git(project.root, "status", "--porcelain") == "?? results/", "no file was staged"
 
@@ -149,33 +153,71 @@ def test_a_push_in_between_is_not_overwritten(project: Project, tmp_path: Path) 
 GH = """#!/bin/sh
 printf '%s\\n' "$*" >> calls
 case "$1 $2" in
-  "issue list") cat open ;;
-  "issue create") echo 7 > open; echo https://localhost/7 ;;
+  "issue list") cat open.json ;;
+  "issue create"|"issue edit") cat >> told; echo https://localhost/9 ;;
 esac
 """
 
 
-def test_one_issue_is_opened_and_then_updated(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By a gh that keeps what it is asked for."""
+@pytest.fixture
+def gh(project: Project, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A gh that keeps what it is asked (``calls``) and told (``told``); what is open is in open.json."""
     program = project.root / "bin" / "gh"
     program.parent.mkdir()
     program.write_text(GH)
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
-    (project.root / "open").write_text("")
-    for _ in range(2):
-        assert project.call("issue", "--body", "body.md") == 0
-    calls = (project.root / "calls").read_text().splitlines()
-    asked = [" ".join(call.split()[:3]) for call in calls if call.startswith("issue")]
-    assert asked == [
-        "issue list --label",
-        "issue create --title",
-        "issue list --label",
-        "issue edit 7",
-    ]
-    assert sum("--body-file body.md" in call for call in calls) == 2
+    return project.root
+
+
+def asked(gh: Path) -> list[str]:
+    """Calls about issues, without what they are told."""
+    calls = (gh / "calls").read_text().splitlines()
+    return [call.removesuffix(" --body-file -") for call in calls if call.startswith("issue")]
+
+
+LIST = "issue list --label nightly-regression --state open --limit 500 --json number,title"
+OPENED = [
+    {"number": 8, "title": "fp8_gemm: device_us regressed on box"},
+    {"number": 7, "title": "fp8_gemm: device_us regressed on box"},
+    {"number": 9, "title": "fp8_gemm: device_us regressed on box"},
+    {"number": 3, "title": "fp8_gemm: device_us regressed on box2"},
+]
+
+
+@pytest.mark.parametrize(
+    ("title", "new", "expected"),
+    [
+        ("fp8_gemm: device_us regressed on box", True, "issue edit 7"),
+        ("fp8_gemm: device_us regressed on box", False, "issue edit 7"),
+        (
+            "wgmma: device_us regressed on box", True,
+            "issue create --title wgmma: device_us regressed on box --label nightly-regression",
+        ),
+        ("wgmma: device_us regressed on box", False, None),
+    ],
+)  # fmt: skip
+def test_a_regressions_issue_is_updated_or_opened(
+    project: Project, gh: Path, title: str, new: bool, expected: str | None
+) -> None:
+    """By its whole title, the oldest of several; what did not regress opens none."""
+    (gh / "open.json").write_text(json.dumps(OPENED))
+    _issues.write(gh / "issues.json", [_issues.Issue(title, "the text", new)])
+    assert project.call("issue", "--issues", "issues.json") == 0
+    assert asked(gh) == [LIST, *([expected] if expected else [])]
+    assert (gh / "told").exists() == bool(expected)
+    if expected:
+        assert (gh / "told").read_text() == "the text"
+
+
+@pytest.mark.parametrize("content", [None, "{", "7", '[{"title": "no body"}]'])
+def test_a_file_that_holds_no_issues_is_broken(
+    project: Project, gh: Path, content: str | None
+) -> None:
+    if content is not None:
+        (gh / "issues.json").write_text(content)
+    assert project.call("issue", "--issues", "issues.json") == 1
+    assert not (gh / "calls").exists()
 
 
 def test_a_foreign_file_is_named_and_costs_nothing(
