@@ -10,13 +10,17 @@ import torch
 from benchmarks import cases, parity
 from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import OUTPUTS, MoeLayerBackward
+from benchmarks.cases.moe_layer_decode import MoeLayerDecode
 from benchmarks.compare import Exact, assert_equal
 from kernels import moe_layer as kernels
 from kernels.act_quant import act_quant
 from kernels.moe_layer_backward import moe_layer_backward
+from kernels.moe_layer_decode import moe_layer_decode
+from kernels.swiglu_quant import swiglu_quant
 from reference_impl import moe_layer as reference
 from reference_impl._moe import Weights, transpose
 from reference_impl.moe_layer_backward import moe_layer_backward as reference_backward
+from reference_impl.moe_layer_decode import moe_layer_decode as reference_decode
 from reference_impl.wgmma import partials
 from tests import _moe
 from tests._guards import PATTERN, guarded
@@ -68,6 +72,61 @@ def test_a_token_alone_has_the_same_bits(device: str) -> None:
     for rows in (slice(3, 4), slice(16, 18)):
         part = {name: arguments[name][rows] for name in ("x", "logits")}
         assert_equal(kernels.moe_layer(**arguments | part), whole[rows], Exact())
+
+
+def test_decode_is_the_layer_in_another_buffer(device: str) -> None:
+    arguments = MoeLayerDecode(t=18, **SMALL).inputs(device)
+    got = moe_layer_decode(**arguments)
+    arguments.pop("capacity")
+    assert_equal(got, kernels.moe_layer(**arguments), Exact())
+    alone = {name: arguments[name][5:6] for name in ("x", "logits")}
+    assert_equal(moe_layer_decode(**arguments | alone), got[5:6], Exact())
+
+
+def test_a_full_expert_takes_no_more(device: str) -> None:
+    """Tokens past its capacity have what the shared expert gives; the others what they had."""
+    case = MoeLayerDecode(t=6, bias="one", capacity=4, **SMALL | {"k": 1, "limit": 4})
+    arguments = case.inputs(device)
+    got, whole = (reference_decode(**arguments | {"capacity": c}) for c in (4, None))
+    assert_equal(got[:4], whole[:4], Exact())
+    nothing = torch.zeros_like(arguments["down_scale"])
+    shared = reference_decode(**arguments | {"down_scale": nothing, "capacity": None})
+    assert_equal(got[4:], shared[4:], Exact())
+    assert not torch.equal(got[4:], whole[4:])
+
+
+def test_swiglu_in_a_masked_buffer_touches_no_padding(
+    device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts above the capacity and below 0 among them; a capacity that is no multiple of anything."""
+    counts = torch.tensor([3, 0, 50, -2, 21, 20], dtype=torch.int32, device=device)
+    drawn = torch.randn(6 * 21, 512, generator=torch.Generator().manual_seed(3))
+    gate_up = drawn.bfloat16().to(device)
+    want = swiglu_quant(gate_up)
+    with guarded(monkeypatch):
+        got = swiglu_quant(gate_up, counts=counts, capacity=21)
+    taken = torch.arange(21, device=device) < counts[:, None]
+    taken = taken.flatten()
+    for part, whole in zip(got, want, strict=True):
+        bits, right = (one.contiguous().view(torch.uint8) for one in (part, whole))
+        assert_equal(bits[taken], right[taken], Exact())
+        assert (bits[~taken] == PATTERN).all()
+
+
+@pytest.mark.parametrize(("changed", "error", "said"), [
+    ({"counts": None}, TypeError, r"counts: expected a torch\.Tensor, got NoneType"),
+    ({"capacity": 0}, ValueError, "capacity: expected 1 to .*, got 0"),
+    ({"capacity": True}, TypeError, "capacity: expected a whole number, got bool"),
+    ({"capacity": 3}, ValueError, r"gate_up: expected R to be E \* capacity, 6, got 8"),
+])  # fmt: skip
+def test_swiglu_refuses_other_buffers(
+    changed: dict[str, Any], error: type[Exception], said: str, device: str
+) -> None:
+    counts = torch.ones(2, dtype=torch.int32, device=device)
+    gate_up = torch.ones(8, 256, dtype=torch.bfloat16, device=device)
+    refuse(
+        "swiglu_quant", {"gate_up": gate_up, "counts": counts, "capacity": 4} | changed, error, said
+    )
 
 
 def test_what_is_not_finite_stays_with_its_token() -> None:

@@ -209,7 +209,8 @@ def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
     options = (arguments[name] for name in ("topk", "num_groups", "num_limited_groups"))
     idx, weights = route(arguments["logits"], arguments["bias"], *options)
     for expert in range(arguments["gate_up"].shape[0]):
-        tokens, place = (idx == expert).nonzero(as_tuple=True)
+        # Of a full expert its first tokens.
+        tokens, place = (idx == expert).nonzero()[: arguments.get("capacity")].T
         if len(tokens):
             pair = (dequantised(arguments, name, expert) for name in ("gate_up", "down"))
             yield tokens, weights[tokens, place, None], *pair
