@@ -147,12 +147,12 @@ def _masked(counts: torch.Tensor | None, capacity: int, rows: int) -> int:
     _check.whole("capacity", capacity, 1, _swiglu.MAX_ROWS)
     _check.tensor("counts", counts, (torch.int32,), (None,))
     assert counts is not None
-    experts = counts.shape[0]
+    experts = len(counts)
     if rows != experts * capacity:
         raise ValueError(
             f"gate_up: expected R to be E * capacity, {experts * capacity}, got {rows}"
         )
-    return experts * triton.cdiv(capacity, ROWS)
+    return experts * -(-capacity // ROWS)
 
 
 def _tiles(groups: int, channels: int) -> int:

@@ -180,12 +180,12 @@ def _taken(case: Layer) -> int:
     drawn, shift = case._routing()  # noqa: SLF001 (of this file)
     if not case.t:
         return 0
-    idx, _ = route(drawn, shift, case.k, case.groups, case.limit)
+    idx, _ = route(drawn, shift, case.k, case.groups, case.limit, ROUTE_SCALE)
     return len(idx.unique())
 
 
 def route(
-    drawn: torch.Tensor, shift: torch.Tensor, k: int, groups: int, limit: int
+    drawn: torch.Tensor, shift: torch.Tensor, k: int, groups: int, limit: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(topk_idx, topk_weights) in float64 from fp32 or bf16 logits."""
     import torch
@@ -198,7 +198,13 @@ def route(
     ranked = ranked.where(kept.repeat_interleave(grouped.shape[2], dim=1), -torch.inf)
     idx = ranked.sort(dim=1, descending=True, stable=True).indices[:, :k]
     found = scores.gather(1, idx)
-    return idx, found / found.sum(dim=1, keepdim=True) * ROUTE_SCALE
+    return idx, found / found.sum(dim=1, keepdim=True) * scale
+
+
+def options(arguments: dict[str, Any]) -> Iterator[Any]:
+    """Those of :func:`route`, in its order."""
+    names = ("topk", "num_groups", "num_limited_groups", "route_scale")
+    return (arguments[name] for name in names)
 
 
 def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -206,8 +212,7 @@ def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
     shared one, of all tokens with weight 1."""
     import torch
 
-    options = (arguments[name] for name in ("topk", "num_groups", "num_limited_groups"))
-    idx, weights = route(arguments["logits"], arguments["bias"], *options)
+    idx, weights = route(arguments["logits"], arguments["bias"], *options(arguments))
     for expert in range(arguments["gate_up"].shape[0]):
         # Of a full expert its first tokens.
         tokens, place = (idx == expert).nonzero()[: arguments.get("capacity")].T

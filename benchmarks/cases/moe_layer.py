@@ -62,7 +62,7 @@ PRODUCTION = (
     MoeLayer(t=4096, logits="bf16", layer="moe"),
 )
 EDGES = (
-    MoeLayer(t=18, **SMALL),
+    MoeLayer(t=18, bench=True, **SMALL),
     MoeLayer(t=0, **SMALL),
     MoeLayer(t=1, **SMALL),
     MoeLayer(t=17, cache=True, logits="bf16", **SMALL | {"groups": 4, "limit": 3}),
@@ -70,7 +70,7 @@ EDGES = (
     MoeLayer(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayer(t=20, **SMALL | {"h": 256, "shared": 256, "e": 2, "groups": 1}),
     # Those for a GPU.
-    MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4, bench=True),
+    MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4),
     *(MoeLayer(t=300, h=256, i=256, shared=384, e=32, k=8, cache=cache) for cache in (False, True)),
     MoeLayer(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayer(t=200, h=256, i=128, shared=128, e=256, data="spoiled", cache=True),

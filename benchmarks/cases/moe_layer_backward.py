@@ -88,7 +88,7 @@ SMALL: dict[str, Any] = {
 ONE = SMALL | {"e": 1, "groups": 1}
 PRODUCTION = (MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),)
 EDGES = (
-    MoeLayerBackward(t=17, **ONE),
+    MoeLayerBackward(t=17, bench=True, **ONE),
     MoeLayerBackward(t=0, **SMALL),
     MoeLayerBackward(t=1, logits="bf16", **SMALL),
     MoeLayerBackward(t=18, data="spoiled", **ONE),
@@ -96,7 +96,7 @@ EDGES = (
     MoeLayerBackward(t=18, **SMALL),
     MoeLayerBackward(t=19, bias="one", logits="bf16", **SMALL),
     MoeLayerBackward(t=17, **SMALL | {"k": 2, "groups": 1}),
-    MoeLayerBackward(t=130, h=512, i=256, shared=128, e=16, k=4, bench=True),
+    MoeLayerBackward(t=130, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerBackward(t=300, h=256, i=256, shared=384, e=32, k=8),
     MoeLayerBackward(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayerBackward(t=200, h=256, i=128, shared=128, e=256, data="spoiled"),

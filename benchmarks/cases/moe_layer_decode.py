@@ -64,16 +64,18 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
 SMALL: dict[str, Any] = {
     "h": 128, "i": 128, "shared": 128, "e": 4, "k": 2, "groups": 2, "limit": 1,
 }  # fmt: skip
-PRODUCTION = tuple(MoeLayerDecode(t=t, layer="moe", bench=t != 64) for t in (1, 16, 64, 128, 256))
+PRODUCTION = tuple(
+    MoeLayerDecode(t=t, layer="moe", bench=t in (1, 128)) for t in (1, 16, 64, 128, 256)
+)
 EDGES = (
-    MoeLayerDecode(t=17, **SMALL),
+    MoeLayerDecode(t=17, bench=True, **SMALL),
     MoeLayerDecode(t=0, **SMALL),
     MoeLayerDecode(t=1, **SMALL),
     MoeLayerDecode(t=18, logits="bf16", **SMALL | {"groups": 4, "limit": 3}),
     MoeLayerDecode(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayerDecode(t=19, data="spoiled", **SMALL),
     MoeLayerDecode(t=17, bias="one", capacity=5, **SMALL),  # an expert that is full
-    MoeLayerDecode(t=33, h=512, i=256, shared=128, e=16, k=4, bench=True),
+    MoeLayerDecode(t=33, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerDecode(t=200, h=256, i=128, shared=128, e=32, capacity=40),
 )
 CASES = PRODUCTION + EDGES
