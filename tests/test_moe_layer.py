@@ -224,7 +224,9 @@ def test_nothing_is_kept_in_bf16() -> None:
         assert not held
     assert layer.counts.sum() == 4 * 2  # in training only
     with torch.no_grad():
+        layer.forget()
         assert layer(x).grad_fn is None
+        assert layer.quantised(transposed=False)[1] is None  # inference needs none
 
 
 def test_training_reads_the_cache_and_inference_does_not() -> None:

@@ -14,6 +14,7 @@ from benchmarks.cases._data import dtype, payload, scales, values
 from benchmarks.cases._deepseek_v3 import EXPERT_INTERMEDIATE, HIDDEN
 from benchmarks.cases._router import CHOSEN, EXPERTS, GROUPS, LIMITED_GROUPS, bias, logits
 from benchmarks.cases._routing import buffer_rows
+from benchmarks.compare import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +128,8 @@ class Layer(Case):
 
     def _product_steps(self) -> int:
         """Gate and up, and down, or the other way round."""
+        if not self.t:
+            return 0
         columns, k = (2 * self.i + self.h) // 64, max(self.h, 2 * self.i) // 128
         programs = (self._rows() // 64 + 1 + self.e) * columns
         tiles = (self.taken() + self.t * self.k // 64) * columns * k
@@ -140,7 +143,7 @@ class Layer(Case):
 
     def forward_steps(self) -> int:
         """Without the cache."""
-        return 10 + self.t * (27 + 2 * self.k) // 8 + self._product_steps() + self._swiglu_steps()
+        return 8 + self.t * (27 + 2 * self.k) // 8 + self._product_steps() + self._swiglu_steps()
 
     def cache_steps(self) -> int:
         """Gate and up quantised."""
@@ -148,6 +151,8 @@ class Layer(Case):
 
     def backward_steps(self) -> int:
         """Everything after the cache."""
+        if not self.t:
+            return 12
         each = self.h * self.i * 4 // 128**2
         busy = self.taken() + self.t * self.k // 128
         shared = self.h * self.shared * 4 // 128**2 * (4 + 6 * -(-self.t // 128))
@@ -261,6 +266,13 @@ def rows_of(arguments: dict[str, Any], rows: Any) -> dict[str, Any]:
     """The same problem for some of the tokens."""
     names = [name for name in ("x", "logits", "grad") if name in arguments]
     return arguments | {name: arguments[name][rows] for name in names}
+
+
+def sampled(arguments: dict[str, Any]) -> list[int]:
+    """One token of each 64, or as many as make 64, with the first and the last."""
+    rows = sample_rows(*arguments["x"].shape)[0]
+    few = rows[:: max(1, -(-len(rows) // 64))]
+    return sorted({*few, *rows[-1:]})
 
 
 def slabs(arguments: dict[str, Any], elements: int) -> Iterator[slice]:

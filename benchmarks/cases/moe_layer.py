@@ -1,7 +1,7 @@
 """Problems of moe_layer: DeepSeek-V3's layer in prefill and training, and edges.
 
-Of a production problem the reference models one token of each 64, with all experts' weights: a token's
-result depends on no other one.  Which rows of a buffer the others have is not compared then; the small
+Of a production problem the reference models some 64 tokens, with all experts' weights: a token's result
+depends on no other one.  Which rows of a buffer the others have is not compared then; the small
 problems are compared whole, and so is each operator at its true size.
 """
 
@@ -12,8 +12,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, slabs
-from benchmarks.compare import Exact, sample_rows
+from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,8 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
 
 
 def sample(arguments: dict[str, Any]) -> Part:
-    """One token of every 64, with all its channels."""
-    shape = tuple(arguments["x"].shape)
-    rows = sample_rows(*shape)[0]
+    """Some 64 tokens, with all their channels."""
+    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
     return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
 
 

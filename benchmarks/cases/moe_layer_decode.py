@@ -11,8 +11,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, slabs
-from benchmarks.compare import Exact, sample_rows
+from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,9 +50,8 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
 
 
 def sample(arguments: dict[str, Any]) -> Part:
-    """One token of every 64, with all its channels."""
-    shape = tuple(arguments["x"].shape)
-    rows = sample_rows(*shape)[0]
+    """Some 64 tokens, with all their channels."""
+    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
     return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
 
 
