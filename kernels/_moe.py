@@ -15,6 +15,7 @@ from kernels.act_quant_transpose import act_quant_transpose
 from kernels.expert_slots import expert_slots
 from kernels.fp8_gemm import fp8_gemm
 from kernels.grouped_gemm_contiguous import grouped_gemm_contiguous
+from kernels.grouped_gemm_masked import grouped_gemm_masked
 from kernels.grouped_gemm_wgrad import grouped_gemm_wgrad
 from kernels.permute import permute
 from kernels.swiglu_quant import swiglu_quant
@@ -119,6 +120,39 @@ def out_of_experts(a: Activations, w: Weights) -> torch.Tensor:
     routed, shared = hidden(a)
     rows = grouped_gemm_contiguous(*routed, w.down, w.down_scale, a.counts)
     return unpermute(rows, a.slot) + fp8_gemm(*shared, w.shared_down, w.shared_down_scale)
+
+
+def masked(
+    x: torch.Tensor, logits: torch.Tensor, bias: torch.Tensor, w: Weights, options: Options,
+    capacity: int,
+) -> torch.Tensor:  # fmt: skip
+    """From the tokens to the tokens through a masked buffer [E, C, ...]."""
+    topk_idx, topk_weights, _ = topk_gate(logits, bias, *options)
+    x_q, x_scale = act_quant(x, pow2_scale=True)
+    buffer = (w.gate_up.shape[0], capacity)
+    slot, counts = expert_slots(topk_idx, *buffer)
+    rows, rows_scale, row_weight = permute(
+        x_q, x_scale, slot, buffer[0] * capacity, topk_weights
+    )  # fmt: skip
+    assert rows_scale is not None
+    gate_up = grouped_gemm_masked(
+        rows.unflatten(0, buffer),
+        rows_scale.unflatten(0, buffer),
+        w.gate_up,
+        w.gate_up_scale,
+        counts,
+    )
+    h, h_scale = swiglu_quant(
+        gate_up.flatten(0, 1), None, counts, row_weight, pow2_scale=True, capacity=capacity
+    )
+    rows = grouped_gemm_masked(
+        h.unflatten(0, buffer), h_scale.unflatten(0, buffer), w.down, w.down_scale, counts
+    )
+    shared = fp8_gemm(x_q, x_scale, w.shared_gate_up, w.shared_gate_up_scale)
+    shared_h = swiglu_quant(shared, pow2_scale=True)
+    return unpermute(rows.flatten(0, 1), slot) + fp8_gemm(
+        *shared_h, w.shared_down, w.shared_down_scale
+    )
 
 
 def transpose(w: Weights) -> Transposed:

@@ -48,6 +48,23 @@ def forward(
     _aligned(w)
 
 
+def decode(
+    x: torch.Tensor, logits: torch.Tensor, bias: torch.Tensor, w: Weights, options: Options,
+    capacity: int | None,
+) -> int:  # fmt: skip
+    """The capacity, T for None; raises TypeError or ValueError, naming the argument, unless
+    ``moe_layer_decode`` takes these."""
+    key = layout((x, logits, bias, *w), "decode", *options, capacity)
+    if not _known(key):
+        _operands(x, logits, bias, w, options)
+        if capacity is not None:
+            _check.whole("capacity", capacity, 1, _slots.MAX_ROWS // max(1, logits.shape[1]))
+        _here(x, logits=logits, bias=bias, **w._asdict())
+        _remember(key)
+    _aligned(w)
+    return max(1, x.shape[0]) if capacity is None else capacity
+
+
 def backward(
     grad: torch.Tensor, x: torch.Tensor, logits: torch.Tensor, bias: torch.Tensor, w: Weights,
     options: Options, given: Sums, sums: Sums, weight_gradients: bool,

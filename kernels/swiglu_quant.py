@@ -27,14 +27,21 @@ _plans = Plans()
 @triton.jit
 def _swiglu_quant_kernel(
     x_ptr, x_scale_ptr, counts_ptr, weight_ptr, q_ptr, scale_ptr,
-    rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale,
-    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr,
-    ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
+    rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale, capacity,
+    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
+    POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     chunks = channels // (TILES * TILE)
     chunk = tl.program_id(0) % chunks
     first = tl.program_id(0) // chunks * ROWS
-    end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
+    if MASKED:
+        groups = tl.cdiv(capacity, ROWS)
+        expert = tl.program_id(0) // chunks // groups
+        count = tl.load(counts_ptr + expert)
+        end = expert * capacity + tl.minimum(count, capacity)
+        first = expert * capacity + tl.program_id(0) // chunks % groups * ROWS
+    else:
+        end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
     if first < end:
         row = first + tl.arange(0, ROWS)
         inside = row < end
@@ -74,6 +81,7 @@ def swiglu_quant(
     counts: torch.Tensor | None = None,
     row_weight: torch.Tensor | None = None,
     pow2_scale: bool = False,
+    capacity: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """silu(gate) * up, times the routing weight, in e4m3 with one fp32 scale per 1x128 tile.
 
@@ -82,6 +90,7 @@ def swiglu_quant(
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
     row_weight: [R] fp32, contiguous, or None.
     pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
+    capacity: C of a masked buffer (docs/decisions/0004), of R = E C rows; None for segments.
 
     Returns (h_q [R, I] e4m3, h_scale [R, I/128] fp32).  Scales are stored as ``act_quant`` stores
     them: stride 1 along R, columns padded to a multiple of 4 rows.  With ``counts`` rows that are no
@@ -90,9 +99,11 @@ def swiglu_quant(
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
     given = tuple(part for part in (gate_up, gate_up_scale, counts, row_weight) if part is not None)
-    key = layout(given, gate_up_scale is None, counts is None, row_weight is None, pow2_scale)
+    key = layout(
+        given, gate_up_scale is None, counts is None, row_weight is None, pow2_scale, capacity
+    )
     plan = _plans.get(key) or _plans.keep(
-        key, _checked_plan(gate_up, gate_up_scale, counts, row_weight, pow2_scale)
+        key, _checked_plan(gate_up, gate_up_scale, counts, row_weight, pow2_scale, capacity)
     )
     rows, channels = gate_up.shape[0], gate_up.shape[1] // 2
     q, scale = _swiglu.quantised_like(rows, channels, gate_up.device)
@@ -107,31 +118,46 @@ def _checked_plan(
     counts: torch.Tensor | None,
     row_weight: torch.Tensor | None,
     pow2_scale: bool,
+    capacity: int | None,
 ) -> Plan:
     rows, channels = _swiglu.gate_up("gate_up", gate_up, (torch.bfloat16, torch.float8_e4m3fn))
     strides = _swiglu.scales("gate_up_scale", gate_up_scale, "gate_up", gate_up)
     _swiglu.grouped(counts, row_weight, rows)
     _check.flag("pow2_scale", pow2_scale)
+    groups = triton.cdiv(rows, ROWS)
+    if capacity is not None:
+        groups = _masked(counts, capacity, rows)
     others = _swiglu.present(gate_up_scale=gate_up_scale, counts=counts, row_weight=row_weight)
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    groups, tiles = triton.cdiv(rows, ROWS), _tiles(rows, channels)
+    tiles = _tiles(groups, channels)
     return Plan(
         _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
-        (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4),
+        (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4, capacity or 0),
         {
             "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
-            "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale, "ROWS": ROWS, "TILES": tiles,
-            "TILE": TILE,
+            "EXPERTS": padded_experts, "MASKED": capacity is not None, "POW2_SCALE": pow2_scale,
+            "ROWS": ROWS, "TILES": tiles, "TILE": TILE,
         }, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
 
 
-def _tiles(rows: int, channels: int) -> int:
+def _masked(counts: torch.Tensor | None, capacity: int, rows: int) -> int:
+    """Groups of ROWS rows, none of two experts, in a masked buffer."""
+    _check.whole("capacity", capacity, 1, _swiglu.MAX_ROWS)
+    _check.tensor("counts", counts, (torch.int32,), (None,))
+    assert counts is not None
+    experts = len(counts)
+    if rows != experts * capacity:
+        raise ValueError(
+            f"gate_up: expected R to be E * capacity, {experts * capacity}, got {rows}"
+        )
+    return experts * -(-capacity // ROWS)
+
+
+def _tiles(groups: int, channels: int) -> int:
     """Tiles of a program: the most that leave enough programs, of those that divide a row."""
     tiles = MOST_TILES
-    while channels // TILE % tiles or (
-        tiles > 1 and triton.cdiv(rows, ROWS) * (channels // TILE) < ENOUGH * tiles
-    ):
+    while channels // TILE % tiles or (tiles > 1 and groups * (channels // TILE) < ENOUGH * tiles):
         tiles //= 2
     return tiles

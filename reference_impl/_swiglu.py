@@ -16,11 +16,16 @@ from reference_impl._quant import E4M3, TILE, payload, scale_from_amax
 SLAB = 8192  # rows worked on at a time: exp on float64 takes memory
 
 
-def rows_in_slabs(counts: torch.Tensor | None, like: torch.Tensor) -> Iterator[torch.Tensor]:
+def rows_in_slabs(
+    counts: torch.Tensor | None, like: torch.Tensor, capacity: int | None = None
+) -> Iterator[torch.Tensor]:
     """Indices, int64, of the rows of ``like`` that are an expert's, or of all of them without
-    ``counts``; at most SLAB at a time."""
+    ``counts``; at most SLAB at a time.  With a capacity the buffer has so many rows an expert."""
     if counts is None:
         rows = torch.arange(like.shape[0], device=like.device)
+    elif capacity is not None:
+        places = torch.arange(like.shape[0], device=like.device).view(-1, capacity)
+        rows = places[places % capacity < counts[:, None]]
     else:
         rows = torch.cat(rows_of_experts(counts, like.shape[0]))
     if len(rows):

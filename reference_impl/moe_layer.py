@@ -23,7 +23,7 @@ shared one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -108,14 +108,14 @@ class MoELayer(torch.nn.Module):
         self.counts: torch.Tensor
         self.register_buffer("bias", torch.zeros(experts))
         self.register_buffer("counts", torch.zeros(experts, dtype=torch.int32), persistent=False)
-        self._held: tuple[tuple[object, ...], Weights, Transposed] | None = None
+        self._held: _Held | None = None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., H] bf16 to the same."""
         tokens = x.reshape(-1, x.shape[-1])
         # fp32 and outside: a choice between experts hangs on the last bits of the logits.
         logits = tokens.float() @ self.router.T
-        w, t = self.quantised()
+        w, t = self.quantised(transposed=torch.is_grad_enabled())
         out: torch.Tensor
         out, counts = _Layer.apply(  # type: ignore[no-untyped-call]
             tokens, logits, self.gate_up, self.down, self.shared_gate_up, self.shared_down,
@@ -136,19 +136,32 @@ class MoELayer(torch.nn.Module):
         self._held = None
 
     @torch.no_grad()
-    def quantised(self) -> tuple[Weights, Transposed]:
-        """The payloads, and these transposed for the backward; kept until a parameter changes."""
+    def quantised(self, transposed: bool = True) -> tuple[Weights, Transposed | None]:
+        """The payloads and, unless they are not wanted, these transposed for the backward; kept until a
+        parameter changes."""
         parts = (self.gate_up, self.down, self.shared_gate_up, self.shared_down)
         key = tuple((part._version, part.data_ptr(), part.device) for part in parts)  # noqa: SLF001
-        if self._held is None or self._held[0] != key:
+        if self._held is None or self._held.key != key:
             found: list[torch.Tensor] = []
             for part in parts:
                 # Experts one after the other: their rows are multiples of a block.
                 q, scale = weight_quant(part.detach().flatten(0, -2))
                 found += (q.view(part.shape), scale.view(*part.shape[:-2], -1, scale.shape[1]))
-            w = Weights(*found)
-            self._held = (key, w, transpose(w))
-        return self._held[1:]
+            of = tuple(part.detach() for part in parts)
+            self._held = _Held(key, of, Weights(*found), None)
+        if transposed and self._held.transposed is None:
+            self._held = self._held._replace(transposed=transpose(self._held.weights))
+        return self._held.weights, self._held.transposed
+
+
+class _Held(NamedTuple):
+    """What was quantised last.  of: the parameters' memory, which none else may have while this is
+    held, so that its address tells one from another."""
+
+    key: tuple[object, ...]
+    of: tuple[torch.Tensor, ...]
+    weights: Weights
+    transposed: Transposed | None
 
 
 class _Layer(torch.autograd.Function):
@@ -158,7 +171,7 @@ class _Layer(torch.autograd.Function):
     def forward(  # noqa: PLR0913, PLR0917 (autograd passes positions)
         ctx: Any, x: torch.Tensor, logits: torch.Tensor, gate_up: torch.Tensor, down: torch.Tensor,
         shared_gate_up: torch.Tensor, shared_down: torch.Tensor, bias: torch.Tensor, w: Weights,
-        t: Transposed, options: Options, from_cache: bool,
+        t: Transposed | None, options: Options, from_cache: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
         del gate_up, down, shared_gate_up, shared_down  # w is what they are quantised
         a = into_experts(x, logits, bias, w, options)
@@ -167,7 +180,7 @@ class _Layer(torch.autograd.Function):
         out = out_of_experts(a, w)
         if any(ctx.needs_input_grad):
             ctx.save_for_backward(logits, *(a if from_cache else cached(a)))
-            ctx.held = (w, t, options)
+            ctx.held = (w, transpose(w) if t is None else t, options)
         ctx.mark_non_differentiable(a.counts)
         return out, a.counts
 

@@ -30,6 +30,7 @@ def swiglu_quant(
     counts: torch.Tensor | None = None,
     row_weight: torch.Tensor | None = None,
     pow2_scale: bool = False,
+    capacity: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """silu(gate) * up, times the routing weight, in e4m3 with one fp32 scale per 1x128 tile.
 
@@ -38,6 +39,7 @@ def swiglu_quant(
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
     row_weight: [R] fp32, contiguous, or None.
     pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
+    capacity: C of a masked buffer (docs/decisions/0004), of R = E C rows; None for segments.
 
     Returns (h_q [R, I] e4m3, h_scale [R, I/128] fp32).  Scales are stored as ``act_quant`` stores
     them: stride 1 along R, columns padded to a multiple of 4 rows.  With ``counts`` rows that are no
@@ -45,7 +47,7 @@ def swiglu_quant(
     """
     channels = gate_up.shape[1] // 2
     out = Quantised(gate_up.shape[0], channels, pow2_scale, gate_up.device)
-    for rows in rows_in_slabs(counts, gate_up):
+    for rows in rows_in_slabs(counts, gate_up, capacity):
         gate, up = numbers(gate_up, gate_up_scale, rows).split(channels, dim=1)
         h = silu(gate)[0] * up
         if row_weight is not None:

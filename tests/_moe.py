@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases._moe import dequantised, route
+from benchmarks.cases._moe import dequantised, options, route
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -84,8 +84,7 @@ def layer(
 ) -> torch.Tensor:
     """[T, H] float64.  weights: the dequantised ones, by name; arguments: x and logits in float64."""
     x = there(arguments["x"], fp8)
-    options = (arguments[name] for name in ("topk", "num_groups", "num_limited_groups"))
-    idx, routing = route(arguments["logits"], arguments["bias"], *options)
+    idx, routing = route(arguments["logits"], arguments["bias"], *options(arguments))
     out = []
     one = torch.ones((), dtype=torch.float64)
     for t, token in enumerate(x):

@@ -11,6 +11,8 @@ from harness import codegen
 
 
 def test_what_only_untimed_cases_reach_compiles() -> None:
-    built = codegen.collect(codegen.elsewhere([(stem, codegen.EDGES) for stem in cases.names()]))
-    assert len(built) > len(cases.names())
+    # A layer launches what its operators do, which are compiled as theirs.
+    stems = [stem for stem in cases.names() if not stem.startswith("moe_layer")]
+    built = codegen.collect(codegen.elsewhere([(stem, codegen.EDGES) for stem in stems]))
+    assert len(built) > len(stems)
     assert not [f"{one.operator} {one.case}: {one.error}" for one in built if one.error]

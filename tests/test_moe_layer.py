@@ -7,23 +7,22 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from benchmarks import cases, parity
 from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import OUTPUTS, MoeLayerBackward
+from benchmarks.cases.moe_layer_decode import MoeLayerDecode
 from benchmarks.compare import Exact, assert_equal
 from kernels import moe_layer as kernels
-from kernels.act_quant import act_quant
 from kernels.moe_layer_backward import moe_layer_backward
+from kernels.moe_layer_decode import moe_layer_decode
 from reference_impl import moe_layer as reference
 from reference_impl._moe import Weights, transpose
 from reference_impl.moe_layer_backward import moe_layer_backward as reference_backward
+from reference_impl.moe_layer_decode import moe_layer_decode as reference_decode
 from reference_impl.wgmma import partials
 from tests import _moe
-from tests._guards import PATTERN, guarded
-from tests.test_inputs import refuse
 
 if TYPE_CHECKING:
-    from benchmarks.cases._moe import Layer
+    pass
 
 pytestmark = pytest.mark.usefixtures("products")
 GEOMETRY: dict[str, Any] = {
@@ -39,7 +38,7 @@ NAMES = [name.removeprefix("grad_") for name in OUTPUTS]
 @pytest.mark.parametrize("cache", [False, True])
 def test_the_reference_is_a_loop_over_tokens(cache: bool) -> None:
     """Four roundings to bf16 differ at most, of 2^-9 each, and seldom a payload after one of these."""
-    arguments = MoeLayer(t=24, cache=cache, **GEOMETRY).inputs("cpu")
+    arguments = MoeLayer(t=24, cache=cache, **GEOMETRY).inputs("cpu") | {"route_scale": 1.3}
     with partials("exact"):
         got = reference.moe_layer(**arguments)
     want = _moe.layer(*_moe.wide(arguments), cache=cache)
@@ -49,7 +48,7 @@ def test_the_reference_is_a_loop_over_tokens(cache: bool) -> None:
 def test_the_backward_is_that_of_autograd() -> None:
     """As above; two roundings of grad_x to bf16 are not in the loop.  Operands tiled again along tokens
     keep all but what lies below 2^-9 of the new scale (docs/decisions/0006)."""
-    arguments = MoeLayerBackward(t=24, **GEOMETRY).inputs("cpu")
+    arguments = MoeLayerBackward(t=24, **GEOMETRY).inputs("cpu") | {"route_scale": 1.3}
     grad = arguments["grad"]
     with partials("exact"):
         got = reference_backward(**arguments)
@@ -68,6 +67,27 @@ def test_a_token_alone_has_the_same_bits(device: str) -> None:
     for rows in (slice(3, 4), slice(16, 18)):
         part = {name: arguments[name][rows] for name in ("x", "logits")}
         assert_equal(kernels.moe_layer(**arguments | part), whole[rows], Exact())
+
+
+def test_decode_is_the_layer_in_another_buffer(device: str) -> None:
+    arguments = MoeLayerDecode(t=18, **SMALL).inputs(device) | {"route_scale": 1.3}
+    got = moe_layer_decode(**arguments)
+    arguments.pop("capacity")
+    assert_equal(got, kernels.moe_layer(**arguments), Exact())
+    alone = {name: arguments[name][5:6] for name in ("x", "logits")}
+    assert_equal(moe_layer_decode(**arguments | alone), got[5:6], Exact())
+
+
+def test_a_full_expert_takes_no_more(device: str) -> None:
+    """Tokens past its capacity have what the shared expert gives; the others what they had."""
+    case = MoeLayerDecode(t=6, bias="one", capacity=4, **SMALL | {"k": 1, "limit": 4})
+    arguments = case.inputs(device)
+    got, whole = (reference_decode(**arguments | {"capacity": c}) for c in (4, None))
+    assert_equal(got[:4], whole[:4], Exact())
+    nothing = torch.zeros_like(arguments["down_scale"])
+    shared = reference_decode(**arguments | {"down_scale": nothing, "capacity": None})
+    assert_equal(got[4:], shared[4:], Exact())
+    assert not torch.equal(got[4:], whole[4:])
 
 
 def test_what_is_not_finite_stays_with_its_token() -> None:
@@ -89,7 +109,7 @@ def test_what_is_not_finite_stays_with_its_token() -> None:
 
 def test_the_backward_takes_what_is_kept_and_adds_to_sums(device: str) -> None:
     """Payloads transposed by the caller; sums of micro-batches, which go on from what they hold."""
-    arguments = MoeLayerBackward(t=18, **TINY).inputs(device)
+    arguments = MoeLayerBackward(t=18, **TINY).inputs(device) | {"route_scale": 1.3}
     backward: Any = moe_layer_backward
     names = ("gate_up", "down", "shared_gate_up", "shared_down")
     want = reference_backward(**arguments)
@@ -204,7 +224,9 @@ def test_nothing_is_kept_in_bf16() -> None:
         assert not held
     assert layer.counts.sum() == 4 * 2  # in training only
     with torch.no_grad():
+        layer.forget()
         assert layer(x).grad_fn is None
+        assert layer.quantised(transposed=False)[1] is None  # inference needs none
 
 
 def test_training_reads_the_cache_and_inference_does_not() -> None:
@@ -220,92 +242,3 @@ def test_training_reads_the_cache_and_inference_does_not() -> None:
         want = forward(x, logits, layer.bias, *w, 2, 4, 2, 2.5, from_cache=training)
         assert_equal(out.detach(), want.detach(), Exact())
     assert not torch.equal(found[True], found[False])
-
-
-@pytest.mark.parametrize(("stem", "case"), [
-    ("moe_layer", MoeLayer(t=70, **TINY)), ("moe_layer_backward", MoeLayerBackward(t=70, **TINY)),
-])  # fmt: skip
-def test_samples_and_parts(stem: str, case: Layer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A sample has a token of every 64; parts are all tokens; a wrong token of the sample is found."""
-    module, arguments = cases.load(stem), case.inputs("cpu")
-    function = cases.public("reference_impl", stem)
-    got = function(**arguments)
-    for _, part, take in [module.sample(arguments), *module.parts(arguments, 1)]:
-        assert_equal(function(**part), take(got), Exact(), names=module.OUTPUTS)
-    places = torch.arange(70)[:, None].expand(70, 128)
-    mark = (places, places, *got[2:]) if isinstance(got, tuple) else places
-
-    def tokens(take: Any) -> list[int]:
-        part = take(mark)
-        return list((part[0] if isinstance(part, tuple) else part)[:, 0].tolist())
-
-    seen = [tokens(take) for _, _, take in module.parts(arguments, 1)]
-    assert seen == [[*range(64)], [*range(64, 70)]]
-    sampled = tokens(module.sample(arguments).take)
-    assert {token // 64 for token in sampled} == {0, 1}
-    monkeypatch.setattr(parity, "LARGE", 0)
-    assert parity.sampled(stem, case)
-    assert parity.check(stem, case, arguments, got).ok
-    wrong = got[0] if isinstance(got, tuple) else got
-    wrong[sampled[1], 3] += 1
-    assert parity.check(stem, case, arguments, got).differing == 1
-
-
-def test_act_quant_touches_no_padding(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = torch.tensor([3, 0, 130, 200], dtype=torch.int32, device=device)
-    x = torch.randn(520, 256, generator=torch.Generator().manual_seed(2)).bfloat16().to(device)
-    want = act_quant(x, True)
-    with guarded(monkeypatch):
-        q, scale = act_quant(x, True, counts=counts)
-    # The last segment ends behind the buffer.
-    rows = torch.tensor([*range(3), *range(128, 258), *range(384, 520)], device=device)
-    padding = torch.ones(520, dtype=torch.bool, device=device)
-    padding[rows] = False
-    bits = q.view(torch.uint8)
-    assert_equal(bits[rows], want[0].view(torch.uint8)[rows], Exact())
-    assert_equal(scale[rows], want[1][rows], Exact())
-    assert (bits[padding] == PATTERN).all()
-    assert (scale.contiguous()[padding].view(torch.uint8) == PATTERN).all()
-
-
-ARGUMENTS = MoeLayer(t=2, **SMALL)
-REFUSED: list[tuple[str, Any, type[Exception], str]] = [
-    ("x", torch.ones(2, 192, dtype=torch.bfloat16), ValueError,
-     "x: expected H to be a multiple of 128, got 192"),
-    ("logits", torch.ones(3, 4), ValueError, r"logits: expected shape \[2, any\], got \[3, 4\]"),
-    ("bias", torch.ones(5), ValueError, r"bias: expected shape \[4\], got \[5\]"),
-    ("down", torch.ones(4, 128, 256).to(torch.float8_e4m3fn), ValueError,
-     r"down: expected shape \[4, 128, 128\], got \[4, 128, 256\]"),
-    ("shared_gate_up", torch.ones(128, 128).to(torch.float8_e4m3fn), ValueError,
-     "shared_gate_up: expected 2I to be a multiple of 256, got 128"),
-    ("gate_up_scale", torch.ones(4, 1, 1), ValueError,
-     r"gate_up_scale: expected shape \[4, 2, 1\], got \[4, 1, 1\]"),
-    ("topk", 5, ValueError, "topk: expected 1 to 2, got 5"),
-    ("topk", 2.0, TypeError, "topk: expected a whole number, got float"),
-    ("num_groups", 3, ValueError, "num_groups: expected E to be a multiple of 3, got 4"),
-    ("from_cache", 1, TypeError, "from_cache: expected True or False, got int"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("name", "value", "error", "said"), REFUSED)
-def test_refused(name: str, value: Any, error: type[Exception], said: str, device: str) -> None:
-    arguments = ARGUMENTS.inputs(device)
-    arguments[name] = value.to(device) if isinstance(value, torch.Tensor) else value
-    refuse("moe_layer", arguments, error, said)
-
-
-@pytest.mark.parametrize(("name", "shape", "dtype", "said"), [
-    ("grad", (2, 256), torch.bfloat16, r"grad: expected shape \[2, 128\], got \[2, 256\]"),
-    ("down_t", (4, 256, 128), torch.uint8, "down_t: expected dtype float8_e4m3fn, got uint8"),
-    ("gate_up_t", (4, 256, 128), torch.float8_e4m3fn,
-     r"gate_up_t: expected shape \[4, 128, 256\], got \[4, 256, 128\]"),
-    ("down_sum", (128, 128), torch.float32,
-     r"down_sum: expected shape \[4, 128, 128\], got \[128, 128\]"),
-])  # fmt: skip
-def test_refused_by_the_backward(
-    name: str, shape: tuple[int, ...], dtype: torch.dtype, said: str, device: str
-) -> None:
-    arguments = MoeLayerBackward(t=2, **SMALL).inputs(device)
-    arguments[name] = torch.zeros(shape, device=device).to(dtype)
-    error = TypeError if "dtype" in said else ValueError
-    refuse("moe_layer_backward", arguments, error, said)

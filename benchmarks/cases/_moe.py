@@ -14,6 +14,7 @@ from benchmarks.cases._data import dtype, payload, scales, values
 from benchmarks.cases._deepseek_v3 import EXPERT_INTERMEDIATE, HIDDEN
 from benchmarks.cases._router import CHOSEN, EXPERTS, GROUPS, LIMITED_GROUPS, bias, logits
 from benchmarks.cases._routing import buffer_rows
+from benchmarks.compare import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +128,8 @@ class Layer(Case):
 
     def _product_steps(self) -> int:
         """Gate and up, and down, or the other way round."""
+        if not self.t:
+            return 0
         columns, k = (2 * self.i + self.h) // 64, max(self.h, 2 * self.i) // 128
         programs = (self._rows() // 64 + 1 + self.e) * columns
         tiles = (self.taken() + self.t * self.k // 64) * columns * k
@@ -140,7 +143,7 @@ class Layer(Case):
 
     def forward_steps(self) -> int:
         """Without the cache."""
-        return 10 + self.t * (27 + 2 * self.k) // 8 + self._product_steps() + self._swiglu_steps()
+        return 8 + self.t * (27 + 2 * self.k) // 8 + self._product_steps() + self._swiglu_steps()
 
     def cache_steps(self) -> int:
         """Gate and up quantised."""
@@ -148,6 +151,8 @@ class Layer(Case):
 
     def backward_steps(self) -> int:
         """Everything after the cache."""
+        if not self.t:
+            return 12
         each = self.h * self.i * 4 // 128**2
         busy = self.taken() + self.t * self.k // 128
         shared = self.h * self.shared * 4 // 128**2 * (4 + 6 * -(-self.t // 128))
@@ -180,12 +185,12 @@ def _taken(case: Layer) -> int:
     drawn, shift = case._routing()  # noqa: SLF001 (of this file)
     if not case.t:
         return 0
-    idx, _ = route(drawn, shift, case.k, case.groups, case.limit)
+    idx, _ = route(drawn, shift, case.k, case.groups, case.limit, ROUTE_SCALE)
     return len(idx.unique())
 
 
 def route(
-    drawn: torch.Tensor, shift: torch.Tensor, k: int, groups: int, limit: int
+    drawn: torch.Tensor, shift: torch.Tensor, k: int, groups: int, limit: int, scale: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(topk_idx, topk_weights) in float64 from fp32 or bf16 logits."""
     import torch
@@ -198,7 +203,13 @@ def route(
     ranked = ranked.where(kept.repeat_interleave(grouped.shape[2], dim=1), -torch.inf)
     idx = ranked.sort(dim=1, descending=True, stable=True).indices[:, :k]
     found = scores.gather(1, idx)
-    return idx, found / found.sum(dim=1, keepdim=True) * ROUTE_SCALE
+    return idx, found / found.sum(dim=1, keepdim=True) * scale
+
+
+def options(arguments: dict[str, Any]) -> Iterator[Any]:
+    """Those of :func:`route`, in its order."""
+    names = ("topk", "num_groups", "num_limited_groups", "route_scale")
+    return (arguments[name] for name in names)
 
 
 def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -206,10 +217,10 @@ def experts(arguments: dict[str, Any]) -> Iterator[tuple[torch.Tensor, ...]]:
     shared one, of all tokens with weight 1."""
     import torch
 
-    options = (arguments[name] for name in ("topk", "num_groups", "num_limited_groups"))
-    idx, weights = route(arguments["logits"], arguments["bias"], *options)
+    idx, weights = route(arguments["logits"], arguments["bias"], *options(arguments))
     for expert in range(arguments["gate_up"].shape[0]):
-        tokens, place = (idx == expert).nonzero(as_tuple=True)
+        # Of a full expert its first tokens.
+        tokens, place = (idx == expert).nonzero()[: arguments.get("capacity")].T
         if len(tokens):
             pair = (dequantised(arguments, name, expert) for name in ("gate_up", "down"))
             yield tokens, weights[tokens, place, None], *pair
@@ -255,6 +266,13 @@ def rows_of(arguments: dict[str, Any], rows: Any) -> dict[str, Any]:
     """The same problem for some of the tokens."""
     names = [name for name in ("x", "logits", "grad") if name in arguments]
     return arguments | {name: arguments[name][rows] for name in names}
+
+
+def sampled(arguments: dict[str, Any]) -> list[int]:
+    """One token of each 64, or as many as make 64, with the first and the last."""
+    rows = sample_rows(*arguments["x"].shape)[0]
+    few = rows[:: max(1, -(-len(rows) // 64))]
+    return sorted({*few, *rows[-1:]})
 
 
 def slabs(arguments: dict[str, Any], elements: int) -> Iterator[slice]:

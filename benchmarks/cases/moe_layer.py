@@ -1,7 +1,7 @@
 """Problems of moe_layer: DeepSeek-V3's layer in prefill and training, and edges.
 
-Of a production problem the reference models one token of each 64, with all experts' weights: a token's
-result depends on no other one.  Which rows of a buffer the others have is not compared then; the small
+Of a production problem the reference models some 64 tokens, with all experts' weights: a token's result
+depends on no other one.  Which rows of a buffer the others have is not compared then; the small
 problems are compared whole, and so is each operator at its true size.
 """
 
@@ -12,8 +12,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, slabs
-from benchmarks.compare import Exact, sample_rows
+from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,9 +42,8 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
 
 
 def sample(arguments: dict[str, Any]) -> Part:
-    """One token of every 64, with all its channels."""
-    shape = tuple(arguments["x"].shape)
-    rows = sample_rows(*shape)[0]
+    """Some 64 tokens, with all their channels."""
+    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
     return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
 
 
@@ -62,7 +61,7 @@ PRODUCTION = (
     MoeLayer(t=4096, logits="bf16", layer="moe"),
 )
 EDGES = (
-    MoeLayer(t=18, **SMALL),
+    MoeLayer(t=18, bench=True, **SMALL),
     MoeLayer(t=0, **SMALL),
     MoeLayer(t=1, **SMALL),
     MoeLayer(t=17, cache=True, logits="bf16", **SMALL | {"groups": 4, "limit": 3}),
@@ -70,7 +69,7 @@ EDGES = (
     MoeLayer(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayer(t=20, **SMALL | {"h": 256, "shared": 256, "e": 2, "groups": 1}),
     # Those for a GPU.
-    MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4, bench=True),
+    MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4),
     *(MoeLayer(t=300, h=256, i=256, shared=384, e=32, k=8, cache=cache) for cache in (False, True)),
     MoeLayer(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayer(t=200, h=256, i=128, shared=128, e=256, data="spoiled", cache=True),

@@ -2,9 +2,9 @@
 
 At true size, 256 experts of 7168 and 2048, the operands and results are 68 GB with the transposed
 payloads, and the gradients of the weights depend on every token: the timed problem has 32 experts, what
-one of 8 GPUs holds.  There one token of each 64 is modelled, whose grad_x and grad_logits depend on no
-other; the weights' gradients are compared whole in the small problems, and those of grouped_gemm_wgrad
-at their true size.
+one of 8 GPUs holds.  There some 64 tokens are modelled, whose grad_x and grad_logits depend on no
+other; the weights' gradients are compared whole in the small problems, and those of
+grouped_gemm_wgrad at their true size.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Cost, Part
 from benchmarks.cases._data import values
-from benchmarks.cases._moe import Layer, exact_grad_x, rows_of, slabs
-from benchmarks.compare import Exact, sample_rows
+from benchmarks.cases._moe import Layer, exact_grad_x, rows_of, sampled, slabs
+from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,8 +73,8 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
 
 
 def sample(arguments: dict[str, Any]) -> Part:
-    """One token of every 64."""
-    return _tokens(arguments, sample_rows(*arguments["x"].shape)[0], "sampled tokens")
+    """Some 64 tokens."""
+    return _tokens(arguments, sampled(arguments), "sampled tokens")
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
@@ -88,7 +88,7 @@ SMALL: dict[str, Any] = {
 ONE = SMALL | {"e": 1, "groups": 1}
 PRODUCTION = (MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),)
 EDGES = (
-    MoeLayerBackward(t=17, **ONE),
+    MoeLayerBackward(t=17, bench=True, **ONE),
     MoeLayerBackward(t=0, **SMALL),
     MoeLayerBackward(t=1, logits="bf16", **SMALL),
     MoeLayerBackward(t=18, data="spoiled", **ONE),
@@ -96,7 +96,7 @@ EDGES = (
     MoeLayerBackward(t=18, **SMALL),
     MoeLayerBackward(t=19, bias="one", logits="bf16", **SMALL),
     MoeLayerBackward(t=17, **SMALL | {"k": 2, "groups": 1}),
-    MoeLayerBackward(t=130, h=512, i=256, shared=128, e=16, k=4, bench=True),
+    MoeLayerBackward(t=130, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerBackward(t=300, h=256, i=256, shared=384, e=32, k=8),
     MoeLayerBackward(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayerBackward(t=200, h=256, i=128, shared=128, e=256, data="spoiled"),

@@ -44,7 +44,7 @@ class SwigluQuant(ExpertRows):
             weight = torch.empty(self.rows, device=device)
         else:
             generator = self.generator(device)
-            taken = taken_rows(counts, self.rows, device)
+            taken = self._drawn_rows(counts, device)
             gate_up = draw(shape, taken, self.data, dtype(self.x), generator)
             # Times 2^-9 to 2^-5: gates from a hundredth to ten.
             scale = powers((self.rows, shape[1] // 128), taken, -9, -4, generator)
@@ -54,6 +54,9 @@ class SwigluQuant(ExpertRows):
             "counts": counts, "row_weight": weight if self.weights else None,
             "pow2_scale": self.pow2,
         }  # fmt: skip
+
+    def _drawn_rows(self, counts: Any, device: Any) -> Any:
+        return taken_rows(counts, self.rows, device)
 
     def _row_bytes(self) -> tuple[int, int]:
         """(read, written) for a row."""
@@ -74,17 +77,57 @@ class SwigluQuant(ExpertRows):
         return self.tile_steps(rows=16, steps=4)
 
 
+@dataclass(frozen=True)
+class SwigluQuantMasked(SwigluQuant):
+    """A masked buffer of ``capacity`` rows an expert, of which it may have more entries than that."""
+
+    capacity: int = 1
+
+    @property
+    def rows(self) -> int:
+        return self.e * self.capacity
+
+    @property
+    def taken(self) -> int:
+        counts = self.counts("cpu")
+        return 0 if counts is None else int(counts.clamp(max=self.capacity).sum())
+
+    def inputs(self, device: str) -> dict[str, Any]:
+        return super().inputs(device) | {"capacity": self.capacity}
+
+    def _drawn_rows(self, counts: Any, device: Any) -> Any:
+        del device  # of the counts
+        return masked_rows(counts, self.capacity)
+
+    def interpreter_steps(self) -> int:
+        tiles, groups = self.c // 128, self.e * -(-self.capacity // 16)
+        return 4 * min(groups, self.taken) * tiles + groups * tiles
+
+
+def masked_rows(counts: Any, capacity: int) -> Any:
+    """Indices of the rows that are an expert's in a masked buffer."""
+    import torch
+
+    places = torch.arange(len(counts) * capacity, device=counts.device).view(-1, capacity)
+    return places[places % capacity < counts[:, None]]
+
+
+def _taken(arguments: dict[str, Any]) -> Any:
+    counts, gate_up = arguments["counts"], arguments["gate_up"]
+    if arguments.get("capacity"):
+        return masked_rows(counts, arguments["capacity"])
+    return taken_rows(counts, gate_up.shape[0], gate_up.device)
+
+
 def defined(arguments: dict[str, Any], outputs: Any) -> Any:
     """The rows that are an expert's."""
-    q, scale = outputs
-    taken = taken_rows(arguments["counts"], q.shape[0], q.device)
-    return at(q, taken), at(scale, taken)
+    taken = _taken(arguments)
+    return tuple(at(part, taken) for part in outputs)
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     """(dequantised result, h in float64): the error of quantising, and of exp."""
-    counts, weight = arguments["counts"], arguments["row_weight"]
-    taken = taken_rows(counts, got[0].shape[0], got[0].device)
+    weight, taken = arguments["row_weight"], _taken(arguments)
     wide = dequantised(arguments["gate_up"], arguments["gate_up_scale"], taken)
     gate, up = wide.chunk(2, dim=1)
     exact = gate * gate.sigmoid() * up
@@ -149,4 +192,13 @@ EDGES = (
     ),
     SwigluQuant(t=64, c=512, bench=True),
 )  # fmt: skip
-CASES = PRODUCTION + EDGES
+MASKED = tuple(
+    SwigluQuantMasked(t=t, capacity=t, e=256, bench=t == 128, **EXPERTS) for t in (1, 16, 128, 256)
+)
+MASKED_EDGES = (
+    *(SwigluQuantMasked(t=t, c=128, e=8, k=2, capacity=t, weights=True) for t in (1, 5, 17)),
+    SwigluQuantMasked(t=19, c=256, e=4, k=2, capacity=3, pow2=True),
+    SwigluQuantMasked(t=9, c=128, e=8, k=2, capacity=33, x="e4m3", routing="no_middle"),
+    SwigluQuantMasked(t=6, c=128, e=3, k=2, capacity=16, routing="none"),
+)
+CASES = (*PRODUCTION, *MASKED, *EDGES, *MASKED_EDGES)
