@@ -32,13 +32,16 @@ SHOWN = (
 
 
 def by_machine(logs: Iterable[Log]) -> dict[str, list[Log]]:
-    """Logs of each machine, in the order they come in; machines with a GPU are first."""
+    """Logs of each machine, in the order they come in; those with a GPU, and a long history, first."""
     found: dict[str, list[Log]] = {}
     for log in logs:
         found.setdefault(log.machine, []).append(log)
-    return dict(
-        sorted(found.items(), key=lambda item: (item[1][-1].fact("gpu") == "none", item[0]))
-    )
+
+    def rank(item: tuple[str, list[Log]]) -> tuple[bool, int, str]:
+        name, held = item
+        return held[-1].fact("gpu") == "none", -len(held), name
+
+    return dict(sorted(found.items(), key=rank))
 
 
 def operators(logs: Iterable[Log]) -> list[str]:

@@ -36,7 +36,8 @@ def experts(logs: Sequence[Log]) -> tuple[Log, str] | None:
     log = newest(logs, stems)
     if log is None:
         return None
-    lines = timed(log, stems, (OURS,))
+    # Problems of the model; those without a layer are there for the interpreter.
+    lines = [line for line in timed(log, stems, (OURS,)) if "layer" in line.fields]
     rows = [
         [
             f"`{line.operator}`",
