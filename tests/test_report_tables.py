@@ -60,6 +60,30 @@ def test_the_gemm_table(root: Path) -> None:
     assert all(f"before {name}\n" in text for name in ("codegen", "launch"))
 
 
+def test_the_experts_table(root: Path) -> None:
+    """Problems of the model, in the order of their case tables; what is of other tables is not here."""
+    assert table_of(root) == []
+    writer = Box(root, "h200", H200).log("c" * 40, "2026-08-23T12:00:00+02:00")
+    layer = "layer=moe,t=1,h=7168,e=256,k=8,x=e4m3,weights=True,routing=uniform"
+    for case, us in (
+        (layer.replace("t=1", "t=128"), 8.0),
+        (layer, 2.0),
+        ("t=16,h=1024,e=32,k=4", 1.0),
+    ):
+        put(writer, "device_us", [us] * 3, operator="permute", case=case)
+    put(writer, "copy_fraction", [0.5], operator="permute", case=layer)
+    put(writer, "device_us", [9.0], operator="wgmma", case="m=64,n=64,k=128")
+    assert table_of(root) == [
+        ["`permute`", "layer=moe,t=1,k=8", "2.00", "-", "-", "-", "50 %", "-"],
+        ["`permute`", "layer=moe,t=128,k=8", "8.00", "-", "-", "-", "-", "-"],
+    ]
+
+
+def table_of(root: Path) -> list[list[str]]:
+    run(root)
+    return table(root, "experts")
+
+
 def test_the_other_tables(root: Path) -> None:
     run(root)
     assert table(root, "quantisers") == [
@@ -132,7 +156,7 @@ def test_tables_without_data_say_so(tmp_path: Path) -> None:
     assert run(tmp_path) == 0
     text = (tmp_path / "README.md").read_text()
     assert "|" not in text
-    assert text.count("No log of a Hopper GPU holds") == 4
+    assert text.count("No log of a Hopper GPU holds") == 5
     assert "No log holds codegen yet" in text
     assert "Nothing has been measured yet" in text
     assert (tmp_path / "results" / "summary.csv").read_text().splitlines() == [
