@@ -112,10 +112,12 @@ def _promote_kernel(
         for ahead in tl.static_range(UNROLL):
             block = start + ahead
             there = inside & (block < k_blocks)
-            partials = partials + (tl.load(partial_ptrs + ahead * m * n, mask=there, other=0.0),)  # noqa: RUF005
+            partial = tl.load(partial_ptrs + ahead * m * n, mask=there, other=0.0)
             x_scale = tl.load(x_scale_ptr + block * stride_xs_k, mask=block < k_blocks, other=0.0)
             w_scale = tl.load(w_scale_ptrs + block * stride_ws_k, mask=there, other=0.0)
-            scales = scales + (x_scale * w_scale,)  # noqa: RUF005
+            # Triton's tuples grow by sums alone.
+            partials = partials + (partial,)  # type: ignore[assignment]  # noqa: RUF005
+            scales = scales + (x_scale * w_scale,)  # type: ignore[assignment]  # noqa: RUF005
         for ahead in tl.static_range(UNROLL):
             further = tl.fma(partials[ahead], scales[ahead], acc)
             # Not + 0 * 0, which would make +0 of -0.

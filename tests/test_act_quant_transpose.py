@@ -19,8 +19,8 @@ from kernels.act_quant import act_quant
 from kernels.act_quant_transpose import act_quant_transpose
 from reference_impl import act_quant_transpose as reference
 from tests._guards import PATTERN, guarded
+from tests._operands import on
 from tests.test_inputs import refuse
-from tests.test_swiglu import on
 
 if TYPE_CHECKING:
     from collections.abc import Callable
