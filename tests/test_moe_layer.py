@@ -78,6 +78,13 @@ def test_decode_is_the_layer_in_another_buffer(device: str) -> None:
     assert_equal(moe_layer_decode(**arguments | alone), got[5:6], Exact())
 
 
+def test_decode_of_the_reference() -> None:
+    arguments = MoeLayerDecode(t=18, **SMALL).inputs("cpu") | {"route_scale": 1.3}
+    got = reference_decode(**arguments)
+    arguments.pop("capacity")
+    assert_equal(got, reference.moe_layer(**arguments), Exact())
+
+
 def test_a_full_expert_takes_no_more(device: str) -> None:
     """Tokens past its capacity have what the shared expert gives; the others what they had."""
     case = MoeLayerDecode(t=6, bias="one", capacity=4, **SMALL | {"k": 1, "limit": 4})
@@ -130,6 +137,15 @@ def test_the_backward_takes_what_is_kept_and_adds_to_sums(device: str) -> None:
     assert_equal(few, (*want[:2], None, None, None, None), Exact(), names=OUTPUTS)
 
 
+def test_transposed_scales_of_square_weights(device: str) -> None:
+    """Of H = I = Is: no shape tells a scale from its transposed one."""
+    square: dict[str, Any] = {"h": 256, "i": 256, "shared": 256, "e": 1, "k": 1, "groups": 1}
+    arguments = MoeLayerBackward(t=2, **square, limit=1).inputs(device)
+    arguments["weight_gradients"] = False
+    got = moe_layer_backward(**arguments)
+    assert_equal(got, reference_backward(**arguments), Exact(), names=OUTPUTS)
+
+
 def test_experts_without_tokens_have_the_gradient_zero() -> None:
     arguments = MoeLayerBackward(t=5, bias="one", **SMALL | {"k": 1}).inputs("cpu")
     got = reference_backward(**arguments)
@@ -137,6 +153,9 @@ def test_experts_without_tokens_have_the_gradient_zero() -> None:
         assert part is not None
         assert [bool(one.any()) for one in part] == [False, True, False, False]
         assert part.isfinite().all()
+
+
+PACKAGES = [pytest.param(0, id="reference"), pytest.param(1, id="kernels")]
 
 
 def small_layers(device: str) -> list[Any]:
@@ -174,16 +193,18 @@ def test_both_train_alike(device: str) -> None:
     """Losses, parameters, gradients of x and the bias after each step, in every bit."""
     one, other = small_layers(device)
     x, target = drawn(17, device)
-    for _ in range(2):
-        inputs = [x.clone().requires_grad_() for _ in range(2)]
+    for first in (True, False):
+        # A model's first layer has an x that wants no gradient.
+        inputs = [x.clone().requires_grad_(first) for _ in range(2)]
         assert step(one, inputs[0], target, 3.0) == step(other, inputs[1], target, 3.0)
-        assert_equal(inputs[1].grad, inputs[0].grad, Exact())
+        if first:
+            assert_equal(inputs[1].grad, inputs[0].grad, Exact())
         for (name, mine), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
             assert mine.grad.dtype == torch.float32
             assert_equal(theirs.detach(), mine.detach(), Exact(), names=[name])
         assert one.bias.abs().max() > 0
         assert_equal(other.bias, one.bias, Exact())
-    assert one.counts.sum() == 0
+    assert one.counts.sum() == other.counts.sum() == 0
 
 
 def test_it_learns() -> None:
@@ -193,9 +214,10 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_weights_are_quantised_again_after_a_step_and_not_before() -> None:
-    layer = small_layers("cpu")[0]
-    x, target = drawn(4, "cpu")
+@pytest.mark.parametrize("which", PACKAGES)
+def test_weights_are_quantised_again_after_a_step_and_not_before(which: int, device: str) -> None:
+    layer = small_layers(device)[which]
+    x, target = drawn(4, device)
     before = layer.quantised()
     assert layer.quantised()[0] is before[0]
     step(layer, x, target, 1.0)
@@ -210,9 +232,10 @@ def test_weights_are_quantised_again_after_a_step_and_not_before() -> None:
     assert torch.equal(layer.quantised()[0].down_scale, after[0].down_scale * 4)
 
 
-def test_nothing_is_kept_in_bf16() -> None:
-    layer = small_layers("cpu")[0]
-    x, _ = drawn(4, "cpu")
+@pytest.mark.parametrize("which", PACKAGES)
+def test_nothing_is_kept_in_bf16(which: int, device: str) -> None:
+    layer = small_layers(device)[which]
+    x, _ = drawn(4, device)
     for training in (True, False):
         out = layer.train(training)(x)
         # Behind the view as [..., H].
@@ -229,9 +252,10 @@ def test_nothing_is_kept_in_bf16() -> None:
         assert layer.quantised(transposed=False)[1] is None  # inference needs none
 
 
-def test_training_reads_the_cache_and_inference_does_not() -> None:
-    layer = small_layers("cpu")[0]
-    x, _ = drawn(4, "cpu")
+@pytest.mark.parametrize("which", PACKAGES)
+def test_training_reads_the_cache_and_inference_does_not(which: int, device: str) -> None:
+    layer = small_layers(device)[which]
+    x, _ = drawn(4, device)
     w, _ = layer.quantised()
     forward: Any = reference.moe_layer
     logits = x.float() @ layer.router.T

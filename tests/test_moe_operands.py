@@ -11,6 +11,7 @@ from benchmarks import cases, parity
 from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import MoeLayerBackward
 from benchmarks.compare import Exact, assert_equal
+from kernels._device import recording
 from kernels.act_quant import act_quant
 from kernels.swiglu_quant import swiglu_quant
 from tests._guards import PATTERN, guarded
@@ -42,6 +43,16 @@ def test_swiglu_in_a_masked_buffer_touches_no_padding(
         bits, right = (one.contiguous().view(torch.uint8) for one in (part, whole))
         assert_equal(bits[taken], right[taken], Exact())
         assert (bits[~taken] == PATTERN).all()
+
+
+def test_a_plan_of_segments_is_none_of_a_masked_buffer() -> None:
+    """The operands have one layout: the capacity alone tells."""
+    gate_up = torch.empty(256, 256, dtype=torch.bfloat16, device="meta")
+    counts = torch.empty(2, dtype=torch.int32, device="meta")
+    with recording() as launches:
+        for capacity in (128, None, 128):
+            swiglu_quant(gate_up, counts=counts, capacity=capacity)
+    assert [launch.options["MASKED"] for launch in launches] == [True, False, True]
 
 
 @pytest.mark.parametrize(("changed", "error", "said"), [
