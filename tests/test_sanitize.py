@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from benchmarks.cases import Case
+
 HEAD = "========= COMPUTE-SANITIZER\nwarming up\n"
 OVERRUN = (
     "========= Invalid __global__ read of size 16 bytes\n"
@@ -61,9 +63,12 @@ def test_the_reduced_cases_are_small_and_launch_every_kernel() -> None:
         small = sanitize.reduced(stem)
         assert sum(case.interpreter_steps() for case in small) < 1500
         assert any(case.cost().bytes > 1000 for case in small)
-        assert any(
-            not part.numel() for case in small for part in tensors(case.inputs("meta")).values()
-        )
+        # Of what can be empty: experts cannot, and so bias_update has no such problem.
+        assert any(map(empty, small)) or not any(map(empty, cases.load(stem).CASES))
+
+
+def empty(case: Case) -> bool:
+    return any(not part.numel() for part in tensors(case.inputs("meta")).values())
 
 
 def test_operands_are_copied_with_their_strides(monkeypatch: pytest.MonkeyPatch) -> None:
