@@ -94,10 +94,10 @@ def shared(session: nox.Session) -> str:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """All tests; those that need a GPU, a browser or a network skip with a reason."""
+    """All tests but the long ones; what needs a GPU, a browser or a network skips with a reason."""
     needs = ["torch", "triton", "numpy", "pytest", "hypothesis"]
     # A box that brings its own Python may lack xdist; a choice of tests is not worth more processes.
-    parallel = ["-n", "auto", "--dist", "loadfile", "--benchmark-disable"]
+    parallel = ["-n", "auto", "--dist", "loadfile", "--benchmark-disable", "-m", "not long"]
     spread = [] if BARE or session.posargs else parallel
     python(session, "-m", "pytest", *spread, *session.posargs, needs=needs)
 

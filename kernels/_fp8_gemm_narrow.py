@@ -154,7 +154,8 @@ class NarrowPlan:
         )
         self.promotion = Plan(
             _promote_kernel, (m * triton.cdiv(n, COLUMNS),), (m, n, self.blocks, *strides),
-            {"COLUMNS": COLUMNS, "UNROLL": UNROLL}, num_warps=2, enable_fp_fusion=False,
+            {"COLUMNS": COLUMNS, "UNROLL": min(UNROLL, triton.next_power_of_2(self.blocks))},
+            num_warps=2, enable_fp_fusion=False,
         )  # fmt: skip
 
     def __call__(

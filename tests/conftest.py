@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -29,6 +30,7 @@ if not HOPPER:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: more than a minute; `nox -s tests` leaves it out")
     config.addinivalue_line("markers", "gpu: needs a Hopper GPU; skipped elsewhere")
     config.addinivalue_line(
         "markers", "cpu: is about Triton's interpreter; skipped on a Hopper GPU"
@@ -39,6 +41,23 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process for one GPU, whose memory the tests would else compete for; else one a core."""
     return 0 if HOPPER else min(os.cpu_count() or 1, MOST_WORKERS)
+
+
+# What is the same for every operator takes longest, and shares nothing between operators.
+BY_OPERATOR = re.compile(r"(tests/test_(?:ops|inputs|launches)\.py)::\w+\[(\w+)")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """``--dist loadfile`` shares out files, for the sake of their fixtures, and of some files operators."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            found = BY_OPERATOR.match(nodeid)
+            return "-".join(found.groups()) if found else nodeid.split("::", 1)[0]
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,7 @@ from harness import codegen as command
 from kernels._device import HOPPER_SMS, Plan, sm_limit
 from kernels._fp8_gemm_narrow import Narrow
 from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose
-from tests.test_inputs import OPERATORS, small
+from tests.test_inputs import LAUNCHING, small
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -59,18 +59,18 @@ def by_configuration() -> dict[str, str]:
 def built() -> list[command.Built]:
     """Every operator's configurations on their largest timed cases, and fp8_gemm's by choice."""
     gemm = [("fp8_gemm", case) for case in by_configuration()]
-    others = [(stem, "") for stem in OPERATORS if stem != "fp8_gemm"]
+    others = [(stem, "") for stem in LAUNCHING if stem != "fp8_gemm"]
     return command.collect(command.elsewhere([*others, *gemm]))
 
 
 def test_every_kernel_compiles_without_spilling(built: list[command.Built]) -> None:
-    assert {one.operator for one in built} == set(OPERATORS)
+    assert {one.operator for one in built} == set(LAUNCHING)
     for one in built:
         assert not one.error, f"{one.operator} {one.case}: {one.error}"
         assert one.kernels
         for kernel in one.kernels:
             assert kernel.spills == 0, f"{one.operator} {one.case}: {kernel.spills} B a thread"
-            assert 16 <= kernel.registers <= 255
+            assert 8 <= kernel.registers <= 255
             assert kernel.shared <= 227 * 1024  # what a block of an SM of Hopper can have
             assert kernel.instructions > 20
 
@@ -91,10 +91,10 @@ def test_gemms_use_the_tensor_core_in_their_tile(built: list[command.Built]) -> 
     assert wgmma.kernels[0].shapes == {"m64n64k32.f32.e4m3.e4m3": 4}
 
 
-def test_quantisers_use_none(built: list[command.Built]) -> None:
+def test_only_products_use_it(built: list[command.Built]) -> None:
     for one in built:
-        if one.operator not in ("fp8_gemm", "wgmma"):
-            assert not sum(kernel.wgmma for kernel in one.kernels)
+        product = cases.find(one.operator, one.case).cost().flops > 0
+        assert product == any(kernel.wgmma for kernel in one.kernels)
 
 
 def test_a_case_that_does_not_compile_is_named(tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def test_sass_is_printed(tmp_path: Path) -> None:
 def launched() -> list[Any]:
     """Cases whose kernels are compiled offline and launched: small, and of every configuration."""
     production = [("fp8_gemm", _problem.find("fp8_gemm", case)) for case in by_configuration()]
-    edges = [(stem, small(stem)) for stem in OPERATORS]
-    timed = [(stem, case) for stem in OPERATORS for case in cases.load(stem).CASES if case.bench][
+    edges = [(stem, small(stem)) for stem in LAUNCHING]
+    timed = [(stem, case) for stem in LAUNCHING for case in cases.load(stem).CASES if case.bench][
         ::5
     ]
     return [

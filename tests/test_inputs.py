@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from benchmarks.cases import Case
 
 OPERATORS = cases.names()
+# A layer launches what its operators do: what is said of a launch is said of theirs.
+LAUNCHING = [stem for stem in OPERATORS if not stem.startswith("moe_layer")]
 E4M3 = torch.float8_e4m3fn
 
 

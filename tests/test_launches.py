@@ -20,7 +20,7 @@ from kernels.act_quant import act_quant
 from kernels.fp8_gemm import fp8_gemm
 from kernels.weight_quant import weight_quant
 from tests._guards import guarded
-from tests.test_inputs import OPERATORS, small, tensors
+from tests.test_inputs import LAUNCHING, small, tensors
 
 if TYPE_CHECKING:
     from benchmarks.cases import Case
@@ -43,7 +43,7 @@ def turn(tensor: torch.Tensor) -> None:
     view.copy_(view.flip(0).roll(1, dims=-1).clone())
 
 
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", LAUNCHING)
 def test_results_are_their_own_memory(stem: str, device: str) -> None:
     """They share none with the inputs, with each other, or with the results of the next call."""
     function, arguments = cases.public("kernels", stem), small(stem).inputs(device)
@@ -59,7 +59,7 @@ def test_results_are_their_own_memory(stem: str, device: str) -> None:
     assert len({part.untyped_storage().data_ptr() for part in parts}) == len(parts)
 
 
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", LAUNCHING)
 def test_nothing_is_written_beside_the_results(
     stem: str, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,7 +77,7 @@ def test_nothing_is_written_beside_the_results(
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", LAUNCHING)
 def test_a_graph_replays_with_new_inputs(stem: str, device: str) -> None:
     function, arguments = cases.public("kernels", stem), small(stem).inputs(device)
     warm = function(**arguments)
@@ -96,7 +96,7 @@ def test_a_graph_replays_with_new_inputs(stem: str, device: str) -> None:
 
 
 @pytest.mark.parametrize("sms", [1, 20])
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", LAUNCHING)
 def test_fewer_multiprocessors_give_the_same_bits(stem: str, sms: int, device: str) -> None:
     function, arguments = cases.public("kernels", stem), small(stem).inputs(device)
     free = function(**arguments)

@@ -19,7 +19,7 @@ import torch
 from benchmarks import cases, measure, peers, roofline
 from benchmarks.cases.fp8_gemm import Fp8Gemm
 from harness import _desk, _problem, timing
-from tests.test_inputs import small
+from tests.test_inputs import LAUNCHING, small
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -255,7 +255,7 @@ def test_a_peer_without_numbers_has_a_sentence(
 
 
 @pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("stem", OPERATORS)
+@pytest.mark.parametrize("stem", LAUNCHING)
 def test_our_mistake_has_no_number_and_fails(
     stem: str,
     desk: Callable[[str], _desk.Desk],
