@@ -44,6 +44,7 @@ NEEDS = {
     "pytest": Need("pytest", "the tests"),
     "hypothesis": Need("hypothesis", "the property tests"),
     "pytest_benchmark": Need("pytest-benchmark", "the host-side timings in tests/bench"),
+    "xdist": Need("pytest-xdist", "tests in several processes at a time"),
     "asv": Need("asv", "recording commits and publishing the pages"),
     "nox": Need(
         "nox", "running everything by name; each of its names stands for a plain python command"

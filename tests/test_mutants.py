@@ -109,6 +109,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.cpu
+@pytest.mark.long
 def test_a_sample_is_killed() -> None:
     done = run("--sample", "6", "--seed", "3", "-j", "2")
     assert done.returncode == 0, done.stdout + done.stderr
