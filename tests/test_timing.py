@@ -270,7 +270,8 @@ def test_our_mistake_has_no_number_and_fails(
         got = right(**arguments)
         first = _tuple(got)[0].view(torch.uint8)
         # Of three dimensions the first is the experts, some of which may have no rows.
-        first[(..., *[0] * min(2, first.dim()))] ^= 1
+        corner: Any = (..., *[0] * min(2, first.dim()))
+        first[corner] ^= 1
         return got
 
     monkeypatch.setattr(_desk, "Desk", desk)
