@@ -17,6 +17,8 @@ from benchmarks import fingerprint, rawlog
 from tests._miniature import browser, build, story
 from tests._miniature.story import Project, expected, log_path, numbers, results, rows
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
