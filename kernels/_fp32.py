@@ -12,6 +12,8 @@ import triton.language as tl
 LOG2_E = tl.constexpr(1.44269502162933349609375)
 LOG2_E_REST = tl.constexpr(1.925963033500011079e-8)
 ROUND = tl.constexpr(12582912.0)
+REST_OF_A_TIE = tl.constexpr(2.0**-24)
+REST_ABOVE = tl.constexpr(2.0**-24 + 2.0**-47)
 POWER_1 = tl.constexpr(0.6931470036506653)
 POWER_2 = tl.constexpr(0.24022242426872253)
 POWER_3 = tl.constexpr(0.05550733581185341)
@@ -21,12 +23,25 @@ POWER_5 = tl.constexpr(0.0013264745939522982)
 
 @triton.jit
 def exp(x):
-    """e^x of fp32; x is first cut to [-87, 88], where the result is a normal number; NaN stays NaN."""
-    x = tl.clamp(x, -87.0, 88.0, propagate_nan=tl.PropagateNan.ALL)
-    rounded = _fma(x, LOG2_E, ROUND)
+    """e^x of fp32; x is first cut to [-87, 87], where the result and its inverse are normal numbers;
+    NaN stays NaN."""
+    return _exp(x, LOG2_E, LOG2_E_REST)
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x) of fp32, as one IEEE division gives it."""
+    return inverse(1.0 + _exp(x, -LOG2_E, -LOG2_E_REST))
+
+
+@triton.jit
+def _exp(x, FACTOR: tl.constexpr, REST: tl.constexpr):
+    """2^(x FACTOR).  The factor has the sign, since Triton's ``-x`` is an instruction: 0 - x."""
+    x = tl.clamp(x, -87.0, 87.0, propagate_nan=tl.PropagateNan.ALL)
+    rounded = _fma(x, FACTOR, ROUND)
     n = rounded - ROUND
-    r = tl.fma(x, tl.full(x.shape, LOG2_E, tl.float32), -n)
-    r = tl.fma(x, tl.full(x.shape, LOG2_E_REST, tl.float32), r)
+    r = tl.fma(x, tl.full(x.shape, FACTOR, tl.float32), n * -1.0)
+    r = tl.fma(x, tl.full(x.shape, REST, tl.float32), r)
     power = _fma(r, POWER_5, POWER_4)
     power = _horner(power, r, POWER_3)
     power = _horner(power, r, POWER_2)
@@ -38,10 +53,21 @@ def exp(x):
 
 
 @triton.jit
-def sigmoid(x):
-    """1 / (1 + e^-x) of fp32, as one IEEE division."""
+def inverse(x):
+    """1 / x of fp32 from 1 to 2^126, rounded to nearest, without the branches of an IEEE division.
+
+    The square of an approximate 1 / sqrt(x) is off by some units in the last place, and the first of
+    Newton's steps leaves less than one; then the next rounds to nearest, except below a power of two
+    (Markstein).  There the remainder is 2^-24, and the result would be a tie: so it is made larger by
+    its last bit.  tests/test_fp32.py tries every x there is.
+    """
     one = tl.full(x.shape, 1.0, tl.float32)
-    return tl.div_rn(one, one + exp(-x))
+    near = tl.rsqrt(x)
+    near = near * near
+    near = tl.fma(tl.fma(x * -1.0, near, one), near, near)
+    rest = tl.fma(x * -1.0, near, one)
+    rest = tl.where(rest == REST_OF_A_TIE, REST_ABOVE, rest)
+    return tl.fma(rest, near, near)
 
 
 @triton.jit

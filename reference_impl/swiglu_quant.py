@@ -11,7 +11,7 @@ rounding, and none where the scale is a power of two and nothing under- or overf
 
 The function on the cached e4m3 gate_up is the recompute of the backward: same operands, same bits.
 
-sigmoid is never below 6.0e-39, so silu(g) is g * 6.0e-39 below -88, and -Inf for -Inf.  Inf and NaN
+sigmoid is never below 1.6e-38, so silu(g) is g * 1.6e-38 below -87, and -Inf for -Inf.  Inf and NaN
 go where IEEE 754 sends them, and stay in their 128 channels of h.
 
 Shapes: R rows, I channels of h, E experts.

@@ -16,7 +16,7 @@ Ties go to the lowest index, of groups and of experts.  An expert of a group tha
 never chosen, whatever the others have: biased scores may be negative, or -Inf to lock experts out.
 A group of one expert has that one's b as its score; if all groups are kept there is no such step.
 
-No epsilon: by sigmoid a score is at least 6.0e-39 (reference_impl/_fp32.py), so no sum is 0, and eight
+No epsilon: by sigmoid a score is at least 1.6e-38 (reference_impl/_fp32.py), so no sum is 0, and eight
 scores that are all at the bottom have weights of an eighth each.
 
 NaN.  A b or a group score that is NaN (a NaN logit or bias; Inf - Inf) ranks as -Inf: such an expert

@@ -144,7 +144,7 @@ def test_near_autograd(dtype: str, scoring: str, normalise: bool, device: str) -
 
 @BOTH
 def test_nothing_overflows_at_the_bottom(function: Callable[..., Any], device: str) -> None:
-    """Eight scores of 6e-39: dividing by their sum first would give Inf."""
+    """Eight scores of 1.6e-38: dividing by their sum first would give Inf."""
     grad = torch.tensor([[16.0, -16.0] * 4], device=device)
     got = function(
         grad, torch.full((1, 8), -1000.0, device=device), torch.arange(8, device=device)[None]
