@@ -5,7 +5,8 @@ payloads are multiplied by the model of the tensor core, of which the sum leaves
 interval of K.  The scales are left out, on both sides of the comparison: an interval longer than a
 tile could not apply them, and so every row of the table has the same operands and the same exact
 product.  Prints a Markdown table, and beside it what quantising and rounding to bf16 cost on the
-same data.  Needs no GPU; 16 s on two cores.
+same data.  Needs no GPU; 16 s on two cores.  With ``--cost``, on a Hopper GPU, one more column: the
+time of a kernel that promotes so often.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from benchmarks.compare import errors_against_exact
+from benchmarks.fingerprint import has_hopper
 from harness._markdown import markdown
 from reference_impl._quant import TILE
 from reference_impl.act_quant import act_quant
@@ -82,7 +84,7 @@ def promoted(x: torch.Tensor, w: torch.Tensor, interval: int | None) -> torch.Te
     every = length if interval is None else interval
     if every < STEP or every % STEP:
         raise ValueError(f"interval: expected a positive multiple of {STEP}, got {every}")
-    out = torch.zeros(x.shape[0], w.shape[0])
+    out = torch.zeros(x.shape[0], w.shape[0], device=x.device)
     with partials("hopper"):
         for start in range(0, length, every):
             channels = slice(start, start + every)
@@ -131,16 +133,26 @@ def _name(interval: int | None) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns 0."""
+    """Command line: 0, or 3 where there is no GPU for what is asked."""
     parser = argparse.ArgumentParser(
         prog="python -m harness.promotion", description=__doc__.split("\n")[0]
     )
     parser.add_argument("--rows", type=int, default=256, help="tokens and output rows (256)")
     parser.add_argument("--data", choices=DATA, default="normal", help="distribution")
+    parser.add_argument("--cost", action="store_true", help="time the intervals, on a Hopper GPU")
     options = parser.parse_args(arguments)
+    cost = None
+    if options.cost:
+        if not has_hopper():
+            print("--cost needs a Hopper GPU. Nothing was measured.", file=sys.stderr)
+            return 3
+        from harness import _promotion_cost as costs
+
+        found = costs.column(promoted)
+        cost = (f"cost at {costs.M}x{costs.N}x{costs.K}", found.__getitem__)
     problems = [operands(options.rows, options.rows, k, options.data) for k in LENGTHS]
     rows = measure(problems, tell=lambda text: print(text, file=sys.stderr))
-    print(table(rows, LENGTHS))
+    print(table(rows, LENGTHS, cost))
     print("\nBeside these, rms:")
     for k in LENGTHS:
         quantising, rounding = beside(options.rows, options.rows, k, options.data)

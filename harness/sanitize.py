@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +41,8 @@ ERRORS = 9  # the sanitizer's exit code when it found something
 PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/cuda/bin")
 SECONDS = 600  # of one tool on one operator
 STEPS = 60  # interpreter steps of a case that is small enough
+# Operators at a time: their processes wait for the processor, more than for the GPU they share.
+JOBS = min(8, os.cpu_count() or 1)
 CONFIGURED = 3  # cases on which every configuration runs, the largest of the small ones
 MULTIPROCESSORS = 2
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) ")
@@ -187,20 +190,24 @@ def verdict(output: str, code: int) -> tuple[int | None, str]:
     return 0, ""
 
 
-def examine(stems: Sequence[str], tools: Sequence[str], sanitizer: str) -> list[Finding]:
-    """Every tool on every operator, with a line as each ends."""
-    found = []
-    for stem in stems:
+def examine(
+    stems: Sequence[str], tools: Sequence[str], sanitizer: str, jobs: int = 1
+) -> list[Finding]:
+    """Every tool on every operator, ``jobs`` operators at a time, with a line as each ends."""
+
+    def one(stem: str) -> list[Finding]:
         bare = run(stem, None, sanitizer)
         if not bare.clean:
-            found += [bare._replace(tool=tool) for tool in tools]
             print(f"{stem}: {bare.first}", flush=True)
-            continue
+            return [bare._replace(tool=tool) for tool in tools]
+        found = []
         for tool in tools:
-            one = run(stem, tool, sanitizer)
-            found.append(one)
-            print(f"{stem} {tool}: {said(one)} ({one.seconds:.0f} s)", flush=True)
-    return found
+            found.append(run(stem, tool, sanitizer))
+            print(f"{stem} {tool}: {said(found[-1])} ({found[-1].seconds:.0f} s)", flush=True)
+        return found
+
+    with ThreadPoolExecutor(jobs) as pool:
+        return [finding for found in pool.map(one, stems) for finding in found]
 
 
 def said(one: Finding) -> str:
@@ -249,6 +256,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--tools", default=",".join(TOOLS), help=f"comma-separated; default {','.join(TOOLS)}"
     )
+    parser.add_argument(
+        "-j", "--jobs", type=int, default=JOBS, help=f"operators at a time; default {JOBS}"
+    )
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -280,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     doctor.require(["torch", "triton", "rich"], "sanitize")
     print(f"{_problem.tree()}; {_problem.machine()}; {Path(sanitizer)}", flush=True)
-    found = examine(stems, tools, sanitizer)
+    found = examine(stems, tools, sanitizer, max(1, options.jobs))
     show(found, tools)
     return 0 if all(one.clean for one in found) else 1
 

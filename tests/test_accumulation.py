@@ -195,3 +195,26 @@ def test_an_interval_holds_whole_instructions(interval: int) -> None:
     problem = promotion.operands(1, 1, 128)
     with pytest.raises(ValueError, match=r"^interval: expected a positive multiple of 32, got"):
         promotion.promoted(problem.x, problem.w, interval)
+
+
+def test_the_cost_needs_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(promotion, "has_hopper", lambda: False)
+    assert promotion.main(["--cost"]) == 3
+    assert "needs a Hopper GPU" in capsys.readouterr().err
+
+
+def test_the_kernels_whose_cost_is_told_promote_as_the_model(device: str) -> None:
+    """On a GPU, at sizes that are no timing; the interpreter has no tensor core's partial sums."""
+    if device != "cuda":
+        pytest.skip("what is compared is when a Hopper GPU promotes")
+    from harness import _promotion_cost as costs
+
+    generator = torch.Generator(device).manual_seed(1)
+    x = promotion.act_quant(torch.randn(1024, 1024, device=device, generator=generator))[0]
+    w = promotion.weight_quant(torch.randn(128, 1024, device=device, generator=generator))[0]
+    for interval in promotion.INTERVALS:
+        out = torch.empty(1024, 128, device=device)
+        costs.product(interval, x, w, out)()
+        assert_equal(out[::16], promotion.promoted(x[::16], w, interval), Exact())

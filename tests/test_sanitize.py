@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -159,6 +161,23 @@ def test_an_operator_that_fails_without_a_tool_is_not_clean(
     assert not any(one.clean for one in found)
     sanitize.show(found, sanitize.TOOLS)
     assert capsys.readouterr().out.count("did not finish") == len(sanitize.TOOLS)
+
+
+def test_operators_at_a_time_change_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    together = threading.Barrier(2)
+
+    def run(stem: str, tool: str | None, sanitizer: str) -> sanitize.Finding:
+        del sanitizer
+        if tool is None:
+            together.wait(timeout=30)
+        time.sleep(0.05 * (stem == "a"))
+        return sanitize.Finding(tool or "none", stem, 0, "")
+
+    monkeypatch.setattr(sanitize, "run", run)
+    found = sanitize.examine(["a", "b"], ["memcheck", "synccheck"], "x", 2)
+    assert [(one.operator, one.tool) for one in found] == [
+        (stem, tool) for stem in "ab" for tool in ("memcheck", "synccheck")
+    ]
 
 
 def test_the_command_line(
