@@ -150,6 +150,14 @@ def tree() -> str:
     return f"working tree at {commit}, {said}"
 
 
+def commit(named: str | None = None) -> tuple[str, str]:
+    """(40 digits, date of commit as ISO) of HEAD, or of the commit ``named``."""
+    found = _git("rev-parse", f"{named or 'HEAD'}^{{commit}}")
+    if found is None:
+        raise UsageError(f"commit: {named or 'HEAD'} is none here")
+    return found, _git("show", "-s", "--format=%cI", found) or ""
+
+
 def _git(*arguments: str) -> str | None:
     """Output of git in the tree this file lies in, None where git or the commit is missing."""
     try:

@@ -235,19 +235,10 @@ def examine(ncu: str, chosen: Sequence[tuple[str, str]], out: Path | None) -> in
             print(f"{stem} {label}: {error}", file=sys.stderr, flush=True)
     show(rows)
     if out is not None and rows:
-        commit, date = _commit()
+        commit, date = _problem.commit()
         held = {"commit": commit, "date": date, "machine": _problem.machine(), "rows": rows}
         out.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
     return failed
-
-
-def _commit() -> tuple[str, str]:
-    from harness.bench import git
-
-    return (
-        git(_problem.ROOT, "rev-parse", "HEAD").strip(),
-        git(_problem.ROOT, "show", "-s", "--format=%cI", "HEAD").strip(),
-    )
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

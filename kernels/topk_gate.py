@@ -51,8 +51,8 @@ def _best(key, place):
 
 @triton.jit
 def _group_scores(biased, PAIR: tl.constexpr):
-    """[TOKENS, G1, G2] of [TOKENS, G1, M1, G2, M2]: sum of the two highest of a group, the members of
-    which are M1 by M2, or the highest where it has no PAIR.
+    """[TOKENS, g1, g2] of [TOKENS, g1, m1, g2, m2]: sum of the two highest of a group, the members of
+    which are m1 by m2, or the highest where it has no PAIR.
 
     biased: without NaN, -Inf where there is no expert.
     """
@@ -67,6 +67,27 @@ def _group_scores(biased, PAIR: tl.constexpr):
 
 
 @triton.jit
+def _kept(
+    biased, GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
+    LIMIT: tl.constexpr, PAIR: tl.constexpr,
+):  # fmt: skip
+    """[TOKENS, spans, SPAN], as ``biased`` is: whether a place's group is one of its token's best LIMIT."""
+    # Groups of some spans, or some groups of a span.
+    m1: tl.constexpr = (COLUMNS + SPAN - 1) // SPAN
+    g1: tl.constexpr = ROWS * COLUMNS // SPAN // m1
+    g2: tl.constexpr = ROWS // g1
+    grouped: tl.constexpr = (biased.shape[0], g1, m1, g2, COLUMNS // m1)
+    score = _group_scores(tl.reshape(biased, grouped), PAIR)
+    group = tl.arange(0, g1)[None, :, None] * g2 + tl.arange(0, g2)[None, None, :]
+    key = tl.where(group < GROUPS, _key(score), MASKED)
+    for _ in tl.static_range(LIMIT):
+        key = tl.where(group == _best(key, group)[:, None, None], MASKED, key)
+    # Those are kept that lost their keys.
+    kept = tl.broadcast_to((key == MASKED)[:, :, None, :, None], grouped)
+    return tl.reshape(kept, biased.shape)
+
+
+@triton.jit
 def _topk_gate_kernel(
     logits_ptr, bias_ptr, idx_ptr, weight_ptr, counts_ptr,
     tokens, experts, stride, route_scale,
@@ -76,13 +97,13 @@ def _topk_gate_kernel(
     SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr, ALONE: tl.constexpr,
 ):  # fmt: skip
     # Of a token's places SPAN are a warp's width; so tokens are the warps' dimension.
-    SPANS: tl.constexpr = ROWS * COLUMNS // SPAN
+    spans: tl.constexpr = ROWS * COLUMNS // SPAN
     token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     there = token < tokens
     # Those past the end are the last one over again, and write nothing.
     row = tl.minimum(token, tokens - 1).to(tl.int64)
     row_ptrs = logits_ptr + row * stride
-    place = tl.arange(0, SPANS)[None, :, None] * SPAN + tl.arange(0, SPAN)[None, None, :]
+    place = tl.arange(0, spans)[None, :, None] * SPAN + tl.arange(0, SPAN)[None, None, :]
     expert = place // COLUMNS * SIZE + place % COLUMNS
     held = (place // COLUMNS < GROUPS) & (place % COLUMNS < SIZE)
     x = tl.load(row_ptrs[:, None, None] + expert, mask=held, other=0.0).to(tl.float32)
@@ -99,21 +120,7 @@ def _topk_gate_kernel(
     key = tl.where(held, _key(biased), MASKED)
     if LIMIT:
         biased = tl.where(held, _router.nan_is_lowest(biased), -float("inf"))
-        # Groups of some spans, or some of a span.
-        M1: tl.constexpr = (COLUMNS + SPAN - 1) // SPAN
-        G1: tl.constexpr = SPANS // M1
-        G2: tl.constexpr = ROWS // G1
-        M2: tl.constexpr = COLUMNS // M1
-        biased = tl.reshape(biased, (TOKENS, G1, M1, G2, M2))
-        group = tl.arange(0, G1)[None, :, None] * G2 + tl.arange(0, G2)[None, None, :]
-        group_key = tl.where(group < GROUPS, _key(_group_scores(biased, PAIR)), MASKED)
-        for _ in tl.static_range(LIMIT):
-            first = _best(group_key, group)
-            group_key = tl.where(group == first[:, None, None], MASKED, group_key)
-        # Of the groups those are kept that lost their keys.
-        kept = (group_key == MASKED)[:, :, None, :, None]
-        kept = tl.broadcast_to(kept, (TOKENS, G1, M1, G2, M2))
-        held = held & tl.reshape(kept, (TOKENS, SPANS, SPAN))
+        held = held & _kept(biased, GROUPS, ROWS, COLUMNS, SPAN, LIMIT, PAIR)
         key = tl.where(held, key, MASKED)
 
     places = tl.arange(0, LIST)[None, :]
@@ -135,8 +142,8 @@ def _topk_gate_kernel(
     # Of the experts that had a key the chosen are those that lost it.
     taken = held & (key == MASKED) & there[:, None, None]
     count = tl.sum(taken.to(tl.int32), axis=0)
-    counted = tl.reshape(expert, (SPANS, SPAN))
-    real = tl.reshape((place // COLUMNS < GROUPS) & (place % COLUMNS < SIZE), (SPANS, SPAN))
+    counted = tl.reshape(expert, (spans, SPAN))
+    real = tl.reshape((place // COLUMNS < GROUPS) & (place % COLUMNS < SIZE), (spans, SPAN))
     if ALONE:
         tl.store(counts_ptr + counted, count, mask=real)
     else:
@@ -219,6 +226,6 @@ def _checked_plan(
 def _tokens_of_a_program(tokens: int) -> int:
     """A power of two, at most MOST_TOKENS: all where they fit, else as many as leave PROGRAMS."""
     if tokens <= MOST_TOKENS:
-        return triton.next_power_of_2(max(1, tokens))
-    most = max(1, min(MOST_TOKENS, tokens // PROGRAMS))
+        return 1 << (max(1, tokens) - 1).bit_length()
+    most: int = max(1, min(MOST_TOKENS, tokens // PROGRAMS))
     return 1 << (most.bit_length() - 1)

@@ -22,7 +22,8 @@ LOWEST, HIGHEST = -87.0, 87.0
 
 
 def exp(x: torch.Tensor) -> torch.Tensor:
-    """e^x in fp32; x is first cut to [-87, 87], where the result and its inverse are normal numbers; NaN stays NaN.
+    """e^x in fp32; x is first cut to [-87, 87], where the result and its inverse are normal numbers; NaN
+    stays NaN.
 
     x = n ln 2 + r ln 2 with n whole and |r| <= 1/2, so e^x = 2^n 2^r, the latter by a polynomial.
     """

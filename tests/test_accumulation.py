@@ -17,7 +17,9 @@ import torch
 from benchmarks.cases import fp8_gemm as cases
 from benchmarks.compare import Exact, assert_equal, compare, errors_against_exact
 from harness import promotion
+from reference_impl.act_quant import act_quant
 from reference_impl.fp8_gemm import fp8_gemm
+from reference_impl.weight_quant import weight_quant
 from reference_impl.wgmma import wgmma
 
 E4M3 = torch.float8_e4m3fn
@@ -212,8 +214,8 @@ def test_the_kernels_whose_cost_is_told_promote_as_the_model(device: str) -> Non
     from harness import _promotion_cost as costs
 
     generator = torch.Generator(device).manual_seed(1)
-    x = promotion.act_quant(torch.randn(1024, 1024, device=device, generator=generator))[0]
-    w = promotion.weight_quant(torch.randn(128, 1024, device=device, generator=generator))[0]
+    x = act_quant(torch.randn(1024, 1024, device=device, generator=generator))[0]
+    w = weight_quant(torch.randn(128, 1024, device=device, generator=generator))[0]
     for interval in promotion.INTERVALS:
         out = torch.empty(1024, 128, device=device)
         costs.product(interval, x, w, out)()

@@ -158,6 +158,11 @@ def test_the_command_line(
     monkeypatch.setattr(fingerprint, "has_hopper", lambda: True)
     monkeypatch.setattr(doctor, "require", lambda packages, of: None)
     seen: list[tuple[str, str]] = []
-    monkeypatch.setattr(bottleneck, "examine", lambda ncu, chosen, out: seen.extend(chosen) or 0)
+
+    def examine(ncu: str, chosen: list[tuple[str, str]], out: Path | None) -> int:
+        seen.extend(chosen)
+        return 0
+
+    monkeypatch.setattr(bottleneck, "examine", examine)
     assert bottleneck.main(["fp8_gemm:1,576,7168", "act_quant"]) == 0
     assert seen == [("fp8_gemm", "1,576,7168"), ("act_quant", bottleneck.largest("act_quant"))]
