@@ -54,17 +54,6 @@ def softmax_parts(row_ptr, experts, EXPERTS: tl.constexpr):
 
 
 @triton.jit
-def softmax_rows(row_ptrs, experts, TOKENS: tl.constexpr, EXPERTS: tl.constexpr):
-    """The same of TOKENS tokens, [TOKENS, 1] each.  row_ptrs: [TOKENS]."""
-    places = tl.arange(0, EXPERTS)[None, :]
-    held = places < experts
-    x = tl.load(row_ptrs[:, None] + places, mask=held, other=-float("inf")).to(tl.float32)
-    highest = tl.max(nan_is_lowest(x), axis=1)[:, None]
-    powers = tl.where(held, _fp32.exp(x - highest), 0.0)
-    return highest, row_pair_sums(powers, TOKENS, EXPERTS)
-
-
-@triton.jit
 def scores(x, highest, total, SOFTMAX: tl.constexpr):
     """Scores of fp32 logits; highest and total: of :func:`softmax_parts`, looked at with SOFTMAX only."""
     if SOFTMAX:

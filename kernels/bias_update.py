@@ -18,11 +18,13 @@ _plans = Plans()
 
 
 @triton.jit
-def _bias_update_kernel(bias_ptr, counts_ptr, out_ptr, experts, gamma, EXPERTS: tl.constexpr):
+def _bias_update_kernel(
+    bias_ptr, counts_ptr, out_ptr, experts, stride, gamma, EXPERTS: tl.constexpr
+):
     places = tl.arange(0, EXPERTS)
     held = places < experts
     bias = tl.load(bias_ptr + places, mask=held, other=0.0)
-    load = tl.load(counts_ptr + places, mask=held, other=0).to(tl.int64)
+    load = tl.load(counts_ptr + places * stride, mask=held, other=0).to(tl.int64)
     total = tl.sum(load, axis=0)
     load *= experts
     bias = tl.where(load < total, bias + gamma, tl.where(load > total, bias - gamma, bias))
@@ -33,7 +35,7 @@ def bias_update(bias: torch.Tensor, counts: torch.Tensor, gamma: float = 1e-3) -
     """Move each expert's bias by gamma against its load.
 
     bias: [E] fp32, contiguous; E from 1 to 1024.  It is not written.
-    counts: [E] int32, contiguous; rows of each expert in this step.
+    counts: [E] int32, of any stride; rows of each expert in this step.
     gamma: the step, taken as fp32; 0 (the last 500 billion tokens of DeepSeek-V3) changes nothing.
 
     Returns the new bias, [E] fp32.
@@ -54,10 +56,9 @@ def _checked_plan(bias: torch.Tensor, counts: torch.Tensor, gamma: float) -> Pla
     experts = bias.shape[0]
     _check.whole("bias: E", experts, 1, _router.MAX_EXPERTS)
     _check.tensor("counts", counts, (torch.int32,), (experts,))
-    _check.contiguous("counts", counts)
     _router.number("gamma", gamma, zero=True)
     _check.runnable("bias", bias, ("counts", counts))
     return Plan(
-        _bias_update_kernel, (1,), (experts, float(gamma)),
+        _bias_update_kernel, (1,), (experts, counts.stride(0), float(gamma)),
         {"EXPERTS": triton.next_power_of_2(experts)}, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip

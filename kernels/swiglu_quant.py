@@ -16,7 +16,7 @@ from kernels import _check, _swiglu
 from kernels._device import Plan, Plans, layout
 
 TILE = _swiglu.TILE
-ROWS = 16
+ROWS = 8
 WARPS = 2
 MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles

@@ -18,8 +18,8 @@ from kernels._device import Plan, Plans, layout
 
 TILE = _swiglu.TILE
 HALVINGS = TILE.bit_length() - 1
-ROWS = 16
-WARPS = 4
+ROWS = 4
+WARPS = 1
 
 _plans = Plans()
 

@@ -1,14 +1,15 @@
 """Which experts a token goes to, and with what weights; the twin of reference_impl/topk_gate.py.
 
-Bound: latency.  Plan: a warp takes one token.  All its experts lie in registers, 16 bytes of logits a
-lane and load.  Biased scores become integers of the same order, below which a masked expert has room.
-The best expert is then one maximum over the warp, which is an instruction for integers, and the lowest
-index that has it another, K times; groups are chosen alike.  Nothing is sorted.  The K scores are
-worked out again from their logits, which are in the L1 by now.
+Bound: latency.  Plan: a warp, which is a program, takes one token.  All its experts lie in registers,
+eight a lane, as [groups, experts of a group], both up to powers of two.  Biased scores become integers
+of the same order, below which a masked expert has room.  The best expert is then one maximum over the
+warp, which is an instruction for integers, and the lowest index that has it another, K times; groups
+are chosen alike.  Nothing is sorted and nothing passes through shared memory.  The K scores are worked
+out again from their logits, which are in the L1 by now.
 
-Counts are integer atomics, whose order does not show.  One for each token and expert would take longer
-than all else, since the counts lie in a kilobyte that few slices of the L2 serve (docs/log.md): with
-many tokens a program has TOKENS of them and adds up first.  A program alone needs no zeros before.
+Counts are integer atomics, whose order does not show; where there is but one token nothing needs to be
+zero before.  Atomics on one line of the L2 wait for one another, which for many tokens takes longer
+than all else; so counts then lie APART.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ import triton.language as tl
 from kernels import _check, _router
 from kernels._device import Plan, Plans, layout
 
-LANES = 32
-MOST_TOKENS = 16  # of a program, a warp each
-PROGRAMS = 128  # before one takes several tokens
+WARPS = 1
+MANY = 256  # tokens
+APART = 64  # counts of experts, in 4 bytes: on an H200 lines of their own and some between (docs/log.md)
 MASKED = tl.constexpr(
     -(1 << 31)
 )  # below the key of every number, that of -Inf is 0x7FFFFF above it
@@ -40,114 +41,80 @@ def _key(x):
 
 @triton.jit
 def _best(key, place):
-    """[TOKENS]: the lowest ``place`` that has the highest key, of [TOKENS, .., ..] each.
-
-    A maximum of 32 lanes is one instruction.
-    """
-    best = tl.max(tl.max(key, axis=1), axis=1)
-    found = tl.where(key == best[:, None, None], place, NO_PLACE)
-    return tl.min(tl.min(found, axis=1), axis=1)
+    """The lowest ``place`` that has the highest key.  A maximum of 32 lanes is one instruction."""
+    best = tl.max(key)
+    return tl.min(tl.where(key == best, place, NO_PLACE))
 
 
 @triton.jit
 def _group_scores(biased, PAIR: tl.constexpr):
-    """[TOKENS, g1, g2] of [TOKENS, g1, m1, g2, m2]: sum of the two highest of a group, the members of
-    which are m1 by m2, or the highest where it has no PAIR.
+    """[ROWS]: sum of the two highest of each row, or the highest where a group has no PAIR.
 
-    biased: without NaN, -Inf where there is no expert.
+    biased: [ROWS, COLUMNS] without NaN, -Inf where there is no expert.
     """
-    score = tl.max(tl.max(biased, axis=4), axis=2)
+    score = tl.max(biased, axis=1)
     if PAIR:
-        highest = biased == score[:, :, None, :, None]
-        others = tl.where(highest, -float("inf"), biased)
-        second = tl.max(tl.max(others, axis=4), axis=2)
-        alike = tl.sum(tl.sum(highest.to(tl.int32), axis=4), axis=2) > 1
+        highest = biased == score[:, None]
+        second = tl.max(tl.where(highest, -float("inf"), biased), axis=1)
+        alike = tl.sum(highest.to(tl.int32), axis=1) > 1
         score += tl.where(alike, score, second)
     return score
 
 
 @triton.jit
-def _kept(
-    biased, GROUPS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
-    LIMIT: tl.constexpr, PAIR: tl.constexpr,
-):  # fmt: skip
-    """[TOKENS, spans, SPAN], as ``biased`` is: whether a place's group is one of its token's best LIMIT."""
-    # Groups of some spans, or some groups of a span.
-    m1: tl.constexpr = (COLUMNS + SPAN - 1) // SPAN
-    g1: tl.constexpr = ROWS * COLUMNS // SPAN // m1
-    g2: tl.constexpr = ROWS // g1
-    grouped: tl.constexpr = (biased.shape[0], g1, m1, g2, COLUMNS // m1)
-    score = _group_scores(tl.reshape(biased, grouped), PAIR)
-    group = tl.arange(0, g1)[None, :, None] * g2 + tl.arange(0, g2)[None, None, :]
-    key = tl.where(group < GROUPS, _key(score), MASKED)
-    for _ in tl.static_range(LIMIT):
-        key = tl.where(group == _best(key, group)[:, None, None], MASKED, key)
-    # Those are kept that lost their keys.
-    kept = tl.broadcast_to((key == MASKED)[:, :, None, :, None], grouped)
-    return tl.reshape(kept, biased.shape)
-
-
-@triton.jit
 def _topk_gate_kernel(
     logits_ptr, bias_ptr, idx_ptr, weight_ptr, counts_ptr,
-    tokens, experts, stride, route_scale,
-    TOKENS: tl.constexpr, TOPK: tl.constexpr, LIST: tl.constexpr, GROUPS: tl.constexpr,
-    SIZE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, SPAN: tl.constexpr,
-    EXPERTS: tl.constexpr, LIMIT: tl.constexpr, PAIR: tl.constexpr, BIASED: tl.constexpr,
-    SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr, ALONE: tl.constexpr,
+    experts, stride, route_scale, apart,
+    TOPK: tl.constexpr, LIST: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, LIMIT: tl.constexpr,
+    PAIR: tl.constexpr, BIASED: tl.constexpr, SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr,
+    ALONE: tl.constexpr,
 ):  # fmt: skip
-    # Of a token's places SPAN are a warp's width; so tokens are the warps' dimension.
-    spans: tl.constexpr = ROWS * COLUMNS // SPAN
-    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
-    there = token < tokens
-    # Those past the end are the last one over again, and write nothing.
-    row = tl.minimum(token, tokens - 1).to(tl.int64)
-    row_ptrs = logits_ptr + row * stride
-    place = tl.arange(0, spans)[None, :, None] * SPAN + tl.arange(0, SPAN)[None, None, :]
-    expert = place // COLUMNS * SIZE + place % COLUMNS
-    held = (place // COLUMNS < GROUPS) & (place % COLUMNS < SIZE)
-    x = tl.load(row_ptrs[:, None, None] + expert, mask=held, other=0.0).to(tl.float32)
+    token = tl.program_id(0).to(tl.int64)
+    row_ptr = logits_ptr + token * stride
+    group = tl.arange(0, ROWS)[:, None]
+    member = tl.arange(0, COLUMNS)[None, :]
+    expert = group * SIZE + member
+    held = (group < GROUPS) & (member < SIZE)
+    x = tl.load(row_ptr + expert, mask=held, other=0.0).to(tl.float32)
     shift, highest, total = 0.0, 0.0, 1.0
     if BIASED:
         shift = tl.load(bias_ptr + expert, mask=held, other=0.0)
     if SOFTMAX:
-        highest, total = _router.softmax_rows(row_ptrs, experts, TOKENS, EXPERTS)
-        biased = _router.scores(x, highest[:, :, None], total[:, :, None], SOFTMAX)
-    else:
-        biased = _router.scores(x, highest, total, SOFTMAX)
+        highest, total = _router.softmax_parts(row_ptr, experts, EXPERTS)
+    biased = _router.scores(x, highest, total, SOFTMAX)
     if BIASED:
         biased += shift
     key = tl.where(held, _key(biased), MASKED)
     if LIMIT:
         biased = tl.where(held, _router.nan_is_lowest(biased), -float("inf"))
-        held = held & _kept(biased, GROUPS, ROWS, COLUMNS, SPAN, LIMIT, PAIR)
+        group_key = tl.where(group < GROUPS, _key(_group_scores(biased, PAIR))[:, None], MASKED)
+        for _ in tl.static_range(LIMIT):
+            group_key = tl.where(group == _best(group_key, group), MASKED, group_key)
+        # Of the groups those are kept that lost their keys.
+        held = held & (group_key == MASKED)
         key = tl.where(held, key, MASKED)
 
-    places = tl.arange(0, LIST)[None, :]
-    chosen = tl.zeros([TOKENS, LIST], tl.int32)
+    places = tl.arange(0, LIST)
+    chosen = tl.zeros([LIST], tl.int32)
     for k in tl.static_range(TOPK):
         first = _best(key, expert)
-        key = tl.where(expert == first[:, None, None], MASKED, key)
-        chosen = tl.where(places == k, first[:, None], chosen)
+        key = tl.where(expert == first, MASKED, key)
+        chosen = tl.where(places == k, first, chosen)
 
-    listed = (places < TOPK) & there[:, None]
-    x = tl.load(row_ptrs[:, None] + chosen, mask=listed, other=0.0).to(tl.float32)
+    listed = places < TOPK
+    x = tl.load(row_ptr + chosen, mask=listed, other=0.0).to(tl.float32)
     weight = tl.where(listed, _router.scores(x, highest, total, SOFTMAX), 0.0)
     if NORMALISE:
-        sums = _router.row_pair_sums(weight, TOKENS, LIST)
-        weight = tl.div_rn(weight, tl.broadcast_to(sums, (TOKENS, LIST)))
-    lists = row[:, None] * TOPK + places
-    tl.store(weight_ptr + lists, weight * route_scale, mask=listed)
-    tl.store(idx_ptr + lists, chosen.to(tl.int64), mask=listed)
-    # Of the experts that had a key the chosen are those that lost it.
-    taken = held & (key == MASKED) & there[:, None, None]
-    count = tl.sum(taken.to(tl.int32), axis=0)
-    counted = tl.reshape(expert, (spans, SPAN))
-    real = tl.reshape((place // COLUMNS < GROUPS) & (place % COLUMNS < SIZE), (spans, SPAN))
+        weight = tl.div_rn(weight, tl.broadcast_to(_router.pair_sum(weight, LIST), (LIST,)))
+    tl.store(weight_ptr + token * TOPK + places, weight * route_scale, mask=listed)
+    tl.store(idx_ptr + token * TOPK + places, chosen.to(tl.int64), mask=listed)
     if ALONE:
-        tl.store(counts_ptr + counted, count, mask=real)
+        # Of the experts that had a key the chosen are those that lost it.
+        taken = held & (key == MASKED)
+        tl.store(counts_ptr + expert, taken.to(tl.int32), mask=(group < GROUPS) & (member < SIZE))
     else:
-        tl.atomic_add(counts_ptr + counted, count, mask=real & (count > 0), sem="relaxed")
+        tl.atomic_add(counts_ptr + chosen * apart, 1, mask=listed, sem="relaxed")
 
 
 def topk_gate(
@@ -167,7 +134,8 @@ def topk_gate(
     normalise: whether the weights are divided by their sum.
 
     Returns (topk_idx [T, K] int64, topk_weights [T, K] fp32, counts [E] int32).  Each token has K
-    different experts, the best first, whatever its logits hold.
+    different experts, the best first, whatever its logits hold.  Of 256 tokens and more counts is a view
+    whose elements lie 256 bytes apart.
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
@@ -178,9 +146,10 @@ def topk_gate(
     device = logits.device
     topk_idx = torch.empty((tokens, topk), dtype=torch.int64, device=device)
     weights = torch.empty((tokens, topk), dtype=torch.float32, device=device)
-    # A program says of every expert how often it was chosen; several add up.
-    make = torch.empty if 0 < tokens <= plan.constants["TOKENS"] else torch.zeros
-    counts = make(experts, dtype=torch.int32, device=device)
+    # One token says of every expert whether it is chosen; more add up.
+    make = torch.empty if tokens == 1 else torch.zeros
+    apart = APART if tokens >= MANY else 1
+    counts = make(experts, apart, dtype=torch.int32, device=device)[:, 0]
     if tokens:
         plan(device, logits, bias, topk_idx, weights, counts)
     return topk_idx, weights, counts
@@ -207,25 +176,14 @@ def _checked_plan(
     # Without a limit groups are of no account, and one row of all experts is shorter.
     groups, size = (num_groups, size) if limited else (1, experts)
     power = triton.next_power_of_2
-    rows, columns = power(groups), power(size)
-    of_program = _tokens_of_a_program(tokens)
     return Plan(
-        _topk_gate_kernel, (triton.cdiv(tokens, of_program),),
-        (tokens, experts, logits.stride(0), float(route_scale)),
+        _topk_gate_kernel, (tokens,),
+        (experts, logits.stride(0), float(route_scale), APART if tokens >= MANY else 1),
         {
-            "TOKENS": of_program, "TOPK": topk, "LIST": power(topk), "GROUPS": groups, "SIZE": size,
-            "ROWS": rows, "COLUMNS": columns,
-            "SPAN": min(rows * columns, LANES * 16 // logits.element_size()),
+            "TOPK": topk, "LIST": power(topk), "GROUPS": groups, "SIZE": size,
+            "ROWS": power(groups), "COLUMNS": power(size),
             "EXPERTS": power(experts), "LIMIT": num_limited_groups if limited else 0, "PAIR": size > 1,
             "BIASED": bias is not None, "SOFTMAX": scoring == "softmax", "NORMALISE": normalise,
-            "ALONE": tokens <= of_program,
-        }, num_warps=of_program, enable_fp_fusion=False,
+            "ALONE": tokens == 1,
+        }, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
-
-
-def _tokens_of_a_program(tokens: int) -> int:
-    """A power of two, at most MOST_TOKENS: all where they fit, else as many as leave PROGRAMS."""
-    if tokens <= MOST_TOKENS:
-        return 1 << (max(1, tokens) - 1).bit_length()
-    most: int = max(1, min(MOST_TOKENS, tokens // PROGRAMS))
-    return 1 << (most.bit_length() - 1)

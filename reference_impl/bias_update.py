@@ -24,7 +24,7 @@ def bias_update(bias: torch.Tensor, counts: torch.Tensor, gamma: float = 1e-3) -
     """Move each expert's bias by gamma against its load.
 
     bias: [E] fp32, contiguous; E from 1 to 1024.  It is not written.
-    counts: [E] int32, contiguous; rows of each expert in this step.
+    counts: [E] int32; rows of each expert in this step.
     gamma: the step, taken as fp32; 0 (the last 500 billion tokens of DeepSeek-V3) changes nothing.
 
     Returns the new bias, [E] fp32.

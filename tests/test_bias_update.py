@@ -50,6 +50,9 @@ def test_at_the_mean_the_bits_stay(function: Callable[..., Any], device: str) ->
     )
     counts = torch.tensor([3, 1, 2, 2, 2], dtype=torch.int32, device=device)
     moved = function(bias, counts, 0.5).tolist()
+    apart = torch.full((5, 3), 99, dtype=torch.int32, device=device)
+    apart[:, 0] = counts
+    assert function(bias, apart[:, 0], 0.5).tolist()[:4] == moved[:4]
     assert moved[:4] == [-0.5, 0.5, bias[2].item(), float("inf")]
 
 

@@ -265,16 +265,8 @@ def test_views(device: str) -> None:
 
 
 def test_launches() -> None:
-    """One, however many tokens: of all of them, of a token, or of sixteen a program."""
-    for tokens, programs in (
-        (0, 0),
-        (1, 1),
-        (16, 1),
-        (17, 17),
-        (300, 150),
-        (4096, 256),
-        (1 << 20, 1 << 16),
-    ):
+    """One, of a program a token, however many."""
+    for tokens in (0, 1, 4096, 1 << 20):
         with recording() as launches:
             topk_gate(torch.empty(tokens, 256, device="meta"))
-        assert [launch.grid for launch in launches] == ([(programs,)] if tokens else [])
+        assert [launch.grid for launch in launches] == ([(tokens,)] if tokens else [])

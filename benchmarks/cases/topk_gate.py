@@ -54,9 +54,8 @@ class TopkGate(Case):
         return Cost(flops=0, read=read, written=self.t * self.k * (8 + 4) + self.e * 4)
 
     def interpreter_steps(self) -> int:
-        # A program: about 10 ms, and 0.8 ms for each expert chosen.
-        programs = min(self.t, 1 if self.t <= 16 else max(256, self.t // 16))
-        return 1 + programs * (27 + 2 * self.k) // 8
+        # A program a token: about 10 ms, and 0.8 ms for each expert chosen.
+        return 1 + self.t * (27 + 2 * self.k) // 8
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
@@ -82,8 +81,7 @@ PRODUCTION = (
 EDGES = (
     TopkGate(t=0),
     *(TopkGate(t=t) for t in (2, 7, 17)),
-    # Programs of two tokens and of sixteen, the last one's not all.
-    *(TopkGate(t=t, e=16, k=2, groups=4, limit=2) for t in (257, 2051)),
+    TopkGate(t=257, e=8, k=2, groups=1, limit=1),  # counts that lie apart
     *(TopkGate(t=8, data=data) for data in ("ties", "equal", "saturated", "bottom", "nonfinite")),
     *(TopkGate(t=8, bias=bias) for bias in ("none", "negative", "locked", "ties")),
     TopkGate(t=12, bias="ties", data="ties"),
