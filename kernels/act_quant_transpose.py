@@ -17,14 +17,18 @@ import triton.language as tl
 
 from kernels import _check, _swiglu
 from kernels._device import Plan, Plans, layout
-from kernels._pow2 import quantised, scale_of
-from kernels._quant import INF_BITS, magnitude_bits
+from kernels._pow2 import inverse_of, quantised, scale_of
+from kernels._quant import INF_BITS, magnitude_bits, payload
 
 TILE = 128
 WORDS = TILE // 4
 VECTOR = 16  # channels that a thread may read at once
 # Channels and warps of a program: 64 elements a thread, and of e4m3 a whole tile of the scales.
-BLOCKS = {torch.bfloat16: (64, 4), torch.float8_e4m3fn: (128, 8)}
+BLOCKS = {torch.bfloat16: (64, 4), torch.float8_e4m3fn: (128, 16)}
+ODD = tl.constexpr(1 << 16)  # more than a tile can lose, and 128 times as much is an int32
+MANTISSA = tl.constexpr((1 << 23) - 1)
+LEAST_POWER = tl.constexpr((127 - 64) << 23)
+GREATEST_POWER = tl.constexpr((127 + 64) << 23)
 
 _plans = Plans()
 
@@ -53,23 +57,33 @@ def _act_quant_transpose_kernel(
         v1 = _numbers(x, x_scale, row + 1, end, held, stride_x, stride_sr, SCALES)
         v2 = _numbers(x, x_scale, row + 2, end, held, stride_x, stride_sr, SCALES)
         v3 = _numbers(x, x_scale, row + 3, end, held, stride_x, stride_sr, SCALES)
-        amax_bits = tl.maximum(
-            tl.maximum(magnitude_bits(v0), magnitude_bits(v1)),
-            tl.maximum(magnitude_bits(v2), magnitude_bits(v3)),
-        )
-        scale = scale_of(tl.max(amax_bits, axis=0), POW2_SCALE)
+        amax = _larger(_larger(tl.abs(v0), tl.abs(v1)), _larger(tl.abs(v2), tl.abs(v3)))
+        scale = scale_of(tl.max(magnitude_bits(amax), axis=0), POW2_SCALE)
         tl.store(scale_ptr + group.to(tl.int64) * channels + columns, scale, mask=held)
         # Neighbours in the last dimensions, so that the casts, two at a time, make halves of a word.
-        v = tl.join(tl.join(v0, v2), tl.join(v1, v3))
-        q = quantised(v, scale[None, :, None, None], POW2_SCALE)
+        if POW2_SCALE:
+            inverse = inverse_of(scale)[None, :]
+            v0, v1, v2, v3 = v0 * inverse, v1 * inverse, v2 * inverse, v3 * inverse
+            q = tl.join(tl.join(v0, v2), tl.join(v1, v3)).to(tl.float8e4nv)
+        else:
+            v = tl.join(tl.join(v0, v2), tl.join(v1, v3))
+            q = payload(v, scale[None, :, None, None])
         if SCALES:
-            # Not from ``q``: Triton 3.6 took its payloads in another order than the numbers'.
-            lost = _changed(v0, scale, POW2_SCALE) + _changed(v1, scale, POW2_SCALE)
-            lost += _changed(v2, scale, POW2_SCALE) + _changed(v3, scale, POW2_SCALE)
-            # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
+            if POW2_SCALE:
+                rounded = tl.sum(_rounded(v0) + _rounded(v1) + _rounded(v2) + _rounded(v3), axis=1)
+                odd = _odd(x_scale, row, end, stride_sr) + _odd(x_scale, row + 1, end, stride_sr)
+                odd += _odd(x_scale, row + 2, end, stride_sr) + _odd(x_scale, row + 3, end, stride_sr)
+                lost = tl.sum(rounded + odd, axis=0)
+            if not POW2_SCALE or lost >= ODD:
+                lost = 0
+                for part in range(4):
+                    v = _numbers(x, x_scale, row + part, end, held, stride_x, stride_sr, SCALES)
+                    lost += _changed(v, scale, POW2_SCALE)
             past = tl.maximum(group * TILE + TILE - end, 0)
-            spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
-            lost -= past * tl.sum(spoiled.to(tl.int32))
+            if past > 0:
+                # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
+                spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
+                lost -= past * tl.sum(spoiled.to(tl.int32))
         # Padding is zero also where its tile's scale is NaN.
         word = _word(q) & _kept(end - row)[:, None]
         tl.store(
@@ -90,6 +104,36 @@ def _numbers(x, scale, row, end, held, stride_x, stride_s, SCALES: tl.constexpr)
     if SCALES:
         v = v * tl.load(scale + wide * stride_s, mask=inside, other=1.0)[:, None]
     return v
+
+
+@triton.jit
+def _larger(a, b):
+    """The larger number, NaN where one is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _rounded(v):
+    """1 where v of [rows, channels], in units of its new scale, is not what its payload gives back.
+
+    For v of up to 4 significant bits and 448, or NaN: the payload holds what is a multiple of 2^-9,
+    and 1.5 * 2^14 in fp32 takes up just that.
+    """
+    return ((v + 24576.0) - 24576.0 != v).to(tl.int32)
+
+
+@triton.jit
+def _odd(scale, row, end, stride):
+    """ODD for each row [rows] whose scale is no power of two from 2^-64 to 2^64, otherwise 0.
+
+    Between these limits no v but 0 is 0 in units of the new scale, which is at most 2^65: v is at
+    least 2^-9 * 2^-64.
+    """
+    bits = tl.load(scale + row.to(tl.int64) * stride, mask=row < end, other=1.0)
+    bits = bits.to(tl.int32, bitcast=True)
+    power = (bits & MANTISSA) == 0
+    near = (bits >= LEAST_POWER) & (bits <= GREATEST_POWER)
+    return tl.where(power & near, 0, ODD)
 
 
 @triton.jit
