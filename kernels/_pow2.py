@@ -43,8 +43,14 @@ def _payload(x, scale):
 
     It rounds only below fp32's smallest normal number, of which e4m3 keeps the sign alone.
     """
+    # The cast saturates (cvt.rn.satfinite), though nothing here is above 448.
+    return (x * inverse_of(scale)).to(tl.float8e4nv)
+
+
+@triton.jit
+def inverse_of(scale):
+    """1 / scale, for a scale of 2^-126 to 2^126, Inf or NaN."""
     bits = scale.to(tl.int32, bitcast=True)
     # By Inf: 0 for what is finite and NaN for Inf.  NaN stays.
     inverse = tl.where(bits < INF_BITS, TWICE_BIAS - bits, tl.where(bits == INF_BITS, 0, bits))
-    # The cast saturates (cvt.rn.satfinite), though nothing here is above 448.
-    return (x * inverse.to(tl.float32, bitcast=True)).to(tl.float8e4nv)
+    return inverse.to(tl.float32, bitcast=True)

@@ -15,14 +15,19 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import _check, _slots
-from kernels._device import Plan, Plans, layout
+from kernels._device import Plan, Plans, blueprint, describe, layout
 
 TILE = 128
 
 MANY = 1024  # tokens that fill the GPU by themselves
 WHOLE = 8192  # channels of one program then, at most
+BOX = 64  # lines of one program where TMA stores them, 0 where threads do
+LINE = 128  # bytes: the widest that TMA takes from shared memory in one piece
+WARPS = 4
+STAGES = 1
 ROWS = 32  # of one program of the second step
 TILES = 8  # of these at a time: a sector of what the first step wrote
 
@@ -34,7 +39,7 @@ def _permute_kernel(
     x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr, token_ptr,
     num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
     SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr,
+    BLOCK: tl.constexpr, BOX: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
@@ -45,14 +50,24 @@ def _permute_kernel(
     # One number, so that a token which goes nowhere is not read.
     routed = tl.max(inside.to(tl.int32), axis=0) > 0
     row = slot.to(tl.int64)
-    columns = chunk * BLOCK + tl.arange(0, BLOCK)
-    held = columns < channels
-    x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
-    tl.store(
-        rows_ptr + row[:, None] * channels + columns[None, :],
-        tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
-        mask=inside[:, None] & held[None, :], cache_modifier=".cs",  # not read again soon
-    )  # fmt: skip
+    if BOX:
+        # Tiles past the last are outside the descriptor, which leaves them out.
+        line = tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
+        columns = chunk * BLOCK + line + tl.arange(0, BLOCK // BOX)[None, None, :]
+        x = tl.load(x_ptr + token * stride_xt + columns, mask=(columns < channels) & routed)
+        for place in range(topk):
+            target = tl.load(slot_ptr + token * topk + place)
+            if (target >= 0) & (target < num_rows):
+                rows_ptr.store([target, chunk * BOX, 0], x)
+    else:
+        columns = chunk * BLOCK + tl.arange(0, BLOCK)
+        held = columns < channels
+        x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
+        tl.store(
+            rows_ptr + row[:, None] * channels + columns[None, :],
+            tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
+            mask=inside[:, None] & held[None, :], cache_modifier=".cs",  # not read again soon
+        )  # fmt: skip
     if SCALES:
         tiles = chunk * (BLOCK // TILE) + tl.arange(0, BLOCK // TILE)
         tiled = tiles < channels // TILE
@@ -134,9 +149,13 @@ def permute(
 class PermutePlan:
     """The launch that moves the rows and, for many tokens with scales, the one that moves these."""
 
-    def __init__(self, move: Plan, scales: Plan | None, tokens: int, tiles: int) -> None:
+    def __init__(
+        self, move: Plan, scales: Plan | None, box: tuple[int, ...] | None, tokens: int, tiles: int
+    ) -> None:  # fmt: skip
         self.move = move
         self.scales = scales
+        self.box = box
+        self.rows: TensorDescriptor | None = None
         self.tokens = tokens
         self.tiles = tiles
 
@@ -146,7 +165,7 @@ class PermutePlan:
         rows_scale: torch.Tensor | None, row_weight: torch.Tensor | None,
     ) -> None:  # fmt: skip
         """Launch into ``rows``, ``rows_scale`` and ``row_weight``."""
-        operands = (x, x_scale, slot, topk_weights, rows)
+        operands = (x, x_scale, slot, topk_weights, self._target(rows))
         if self.scales is None:
             self.move(device, *operands, rows_scale, row_weight, None)
             return
@@ -154,6 +173,14 @@ class PermutePlan:
         token = torch.full((rows.shape[0],), -1, dtype=torch.int32, device=device)
         self.move(device, *operands, by_token, row_weight, token)
         self.scales(device, by_token, token, rows_scale)
+
+    def _target(self, rows: torch.Tensor) -> torch.Tensor | TensorDescriptor:
+        """The rows, or a descriptor of their lines; its blueprint is made of the first that come."""
+        if self.box is None:
+            return rows
+        if self.rows is None:
+            self.rows = blueprint(rows.unflatten(1, (-1, self.box[-1])), self.box)
+        return describe(self.rows, rows)
 
 
 def _checked_plan(
@@ -190,6 +217,11 @@ def _plan_of(
     (tokens, channels), topk = x.shape, slot.shape[1]
     many = tokens >= MANY
     block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
+    warps = max(1, block * x.element_size() // (32 * (64 if many else 16)))
+    box, line = 0, LINE // x.element_size()
+    if many and BOX:
+        box = min(BOX, triton.next_power_of_2(channels // line))
+        block, warps = box * line, WARPS
     padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
     move = Plan(
@@ -197,8 +229,8 @@ def _plan_of(
         (num_rows, channels, topk, x.stride(0), *strides, padded),
         {
             "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
-            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE,
-        }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))),
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "BOX": box, "TILE": TILE,
+        }, num_warps=warps, num_stages=STAGES,
     )  # fmt: skip
     tiles = channels // TILE
     scales = None
@@ -207,4 +239,4 @@ def _plan_of(
             _scales_kernel, (triton.cdiv(num_rows, ROWS),), (num_rows, tiles, padded),
             {"ROWS": ROWS, "TILES": TILES}, num_warps=4,
         )  # fmt: skip
-    return PermutePlan(move, scales, tokens, tiles)
+    return PermutePlan(move, scales, (1, box, line) if box else None, tokens, tiles)

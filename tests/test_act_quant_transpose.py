@@ -143,6 +143,57 @@ def test_what_is_lost_is_counted(function: Callable[..., Any], device: str) -> N
     assert function(q.to(E4M3), scale, counts, True)[2].tolist() == [[100 * 128] * 2, [0, 0]]
 
 
+SCALES = {
+    "near": (-6, 3), "to the limits": (-64, 64), "below": (-65, 64), "above": (-64, 65),
+    "all there are": (-126, 127), "subnormal": (-149, -120), "highest": (60, 127),
+}  # fmt: skip
+
+
+def any_payload(rows: int, seed: int, nan: bool = False) -> torch.Tensor:
+    """Every bit pattern, or all but NaN, which would make a whole tile NaN."""
+    drawn = torch.randint(0, 256, (rows, 128), generator=torch.Generator().manual_seed(seed))
+    if not nan:
+        drawn[drawn & 127 == 127] = 128
+    return drawn.to(BYTE).view(E4M3)
+
+
+def power_scales(rows: int, low: int, high: int) -> torch.Tensor:
+    exponents = torch.randint(low, high + 1, (rows, 1), generator=torch.Generator().manual_seed(3))
+    return torch.ldexp(torch.ones(rows, 1), exponents)
+
+
+@pytest.mark.parametrize("rows", [128, 131, 5])
+@pytest.mark.parametrize("kind", SCALES)
+def test_losses_at_the_limits_of_scales(kind: str, rows: int, device: str) -> None:
+    """Below and above 2^-64 and 2^64 losses are counted another way."""
+    given = any_payload(rows, 7).to(device), power_scales(rows, *SCALES[kind]).to(device)
+    got = act_quant_transpose(*given, pow2_scale=True)
+    assert_equal(got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES)
+
+
+@pytest.mark.parametrize("scale", [1.5, -1.0, 0.0, INF, NAN, 2.0**-130, 3 * 2.0**-149])
+@pytest.mark.parametrize("nan", [False, True])
+def test_losses_of_one_odd_scale(nan: bool, scale: float, device: str) -> None:
+    for row in (0, 77, 127, 130):
+        scales = power_scales(131, -3, 3)
+        scales[row] = scale
+        given = any_payload(131, row, nan).to(device), scales.to(device)
+        got = act_quant_transpose(*given, pow2_scale=True)
+        assert_equal(got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES)
+
+
+def test_the_smallest_numbers_beside_the_largest(device: str) -> None:
+    """2^-9 of the smallest scale and 448 of the largest: 2^-148 of the new scale is not 0."""
+    x = torch.zeros(128, 128, dtype=BYTE)
+    x[::2] = 0x80
+    x[3], x[4], x[5] = 1, 0x7E, 0x81
+    scales = torch.ones(128, 1)
+    scales[3], scales[4], scales[5] = 2.0**-64, 2.0**64, 2.0**-64
+    lost = act_quant_transpose(x.view(E4M3).to(device), scales.to(device), pow2_scale=True)[2]
+    assert lost is not None
+    assert lost.tolist() == [[256]]
+
+
 def test_without_powers_of_two_nearly_all_is_lost(device: str) -> None:
     q, scale = act_quant(drawn(128, 128).to(BF16).to(device), pow2_scale=False)
     _, _, lost = act_quant_transpose(q, scale, None, False)
