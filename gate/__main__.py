@@ -14,6 +14,7 @@ COMMANDS = {
     "history": "what changed in the committed history, and what of it is open",
     "selftest": "what the verdicts are worth: detection and false alarms",
     "aa": "measure one commit in many processes, for the self-test",
+    "inject": "slow kernels down by real work on a GPU, and see whether the verdict notices",
 }
 
 

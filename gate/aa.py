@@ -129,8 +129,7 @@ def collect(
     done = _done(path, commit, facts, chosen, tell)
     if not done and processes:
         writer = rawlog.Writer(path, commit=commit, process=uuid.uuid4().hex[:12])
-        date = _git("show", "-s", "--format=%cI", commit)
-        writer.append("process", machine=facts, date=date, chosen=chosen)
+        writer.append("process", machine=facts, date=date(commit), chosen=chosen)
     failures = 0
     while done < processes and failures < MOST_FAILURES:
         if time.monotonic() > end:
@@ -190,6 +189,11 @@ def head(given: str | None) -> str:
             f"what is measured is a commit, and this is modified: {changed.split()[-1]}"
         )
     return _git("rev-parse", "HEAD")
+
+
+def date(commit: str) -> str:
+    """When it was made; nothing where git is not there."""
+    return _git("show", "-s", "--format=%cI", commit)
 
 
 def _git(*arguments: str) -> str:

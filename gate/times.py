@@ -24,7 +24,8 @@ class Number(NamedTuple):
     throttled: bool
 
 
-def _number(row: dict[str, Any]) -> Number:
+def number(row: dict[str, Any]) -> Number:
+    """Of a sample row."""
     value = statistics.median(row["samples"])
     clocks = row.get("clocks") or {}
     read = [clocks[when].get("sm_mhz") for when in ("before", "after") if when in clocks]
@@ -46,7 +47,7 @@ def times(
                 if row["metric"] == metric and plan.wanted(chosen, row["operator"], row["case"]):
                     which = Case(row["operator"], row["case"], row["implementation"])
                     place = process.turn.pair, process.turn.side
-                    found[which].setdefault(place, _number(row))
+                    found[which].setdefault(place, number(row))
         # What only one side has is said elsewhere, by its status.
         held = {
             which: numbers
@@ -58,7 +59,7 @@ def times(
         for family in (set(held) - noise, noise):
             members = sorted(family)
             pairs = [_pairs(held[which]) for which in members]
-            decisions = stats.decide_all([_observation(pair) for pair in pairs], rule)
+            decisions = stats.decide_all([observation(pair) for pair in pairs], rule)
             for which, pair, decision in zip(members, pairs, decisions, strict=True):
                 dropped = len({number for number, _ in held[which]}) - len(pair)
                 rows.append(_time(which, metric, pair, decision, which in noise, dropped))
@@ -75,7 +76,8 @@ def _pairs(held: dict[tuple[int, str], Number]) -> list[tuple[Number, Number]]:
     return found
 
 
-def _observation(pairs: list[tuple[Number, Number]]) -> stats.Observation:
+def observation(pairs: Sequence[tuple[Number, Number]]) -> stats.Observation:
+    """For the statistics.  pairs: (base, head) of neighbours."""
     base, head = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     cycles = [[one.cycles for one in side if one.cycles is not None] for side in (base, head)]
     known = bool(pairs) and len(cycles[0]) == len(cycles[1]) == len(pairs)

@@ -31,6 +31,7 @@ class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
     prefetch: load the scales one k-block ahead, and bring those of the whole tile into the L2 first.
+    staged: or through shared memory, in the stages of the operands.
     """
 
     block_m: int
@@ -40,24 +41,28 @@ class Config(NamedTuple):
     programs_per_sm: int
     group_m: int = 8
     prefetch: bool = False
+    staged: bool = False
 
 
 LARGE = Config(128, 128, 8, 4, 1)
 WIDE = Config(64, 128, 4, 4, 2, group_m=16)
 SMALL = Config(64, 64, 4, 4, 3, group_m=16, prefetch=True)
-CONFIGS = (LARGE, WIDE, SMALL)
+STAGED = WIDE._replace(staged=True)
+CONFIGS = (LARGE, WIDE, SMALL, STAGED)
 
 
 def choose(rows: int, experts: int, n: int, k: int, sms: int) -> Config:
     """Configuration for about ``rows`` rows an expert; in the masked layout, for as many at most.
 
     Up to 256 rows the weights' bytes are most of the time, and what counts is to keep many of them in
-    flight; these are choices by reckoning, not yet measured.
+    flight (docs/log.md).
     """
     if rows > 256:
         return WIDE if k <= 2048 else LARGE
     tiles = experts * triton.cdiv(rows, WIDE.block_m) * triton.cdiv(n, WIDE.block_n)
-    return WIDE if tiles >= WIDE.programs_per_sm * sms else SMALL
+    if tiles < WIDE.programs_per_sm * sms:
+        return SMALL
+    return STAGED if k <= 2048 else WIDE
 
 
 @triton.jit
@@ -109,13 +114,15 @@ def _warm_scales(
 def _sum(
     x_desc, w_desc, x_scale_ptrs, w_scale_ptr, x_row, w_row, k_blocks, stride_xs_k, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PREFETCH: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     """[BLOCK_M, BLOCK_N] fp32: the sum over K of the tile at these rows of both operands."""
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     if PREFETCH:
         x_scale = tl.load(x_scale_ptrs)
         w_scale = tl.load(w_scale_ptr)
-    for block in range(k_blocks):
+    # Stages of its own make a loop pipeline all its loads, not only those that a dot takes.
+    for block in tl.range(0, k_blocks, num_stages=STAGES):
         # The order matters to the compiler (docs/log.md): operands before scales.
         if PREFETCH:
             following = tl.cast(tl.minimum(block + 1, k_blocks - 1), tl.int64)
@@ -143,7 +150,7 @@ def _grouped_gemm_kernel(
     stride_xs_e, stride_xs_m, stride_xs_k, stride_ws_e, stride_ws_n, stride_ws_k,
     MASKED: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, WARM: tl.constexpr,
+    NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, WARM: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     tiles_n = tl.cdiv(n, BLOCK_N)
     k_blocks = k // BLOCK_K
@@ -187,7 +194,7 @@ def _grouped_gemm_kernel(
             )  # fmt: skip
         acc = _sum(
             x_desc, w_desc, x_scale_ptrs, w_scale_ptrs, x_row, expert * n + start_n, k_blocks,
-            stride_xs_k, stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, PREFETCH,
+            stride_xs_k, stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, PREFETCH, STAGES,
         )  # fmt: skip
         columns = start_n + tl.arange(0, BLOCK_N)
         inside = (own < count)[:, None] & (columns < n)[None, :]
@@ -250,6 +257,7 @@ class GroupedPlan:
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "PREFETCH": config.prefetch,
                 "WARM": config.prefetch and not knobs.runtime.interpret,
+                "STAGES": config.stages if config.staged else None,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip

@@ -8,8 +8,8 @@ are chosen alike.  Nothing is sorted and nothing passes through shared memory.  
 out again from their logits, which are in the L1 by now.
 
 Counts are integer atomics, whose order does not show; where there is but one token nothing needs to be
-zero before.  Atomics on one line of the L2 wait for one another, which for many tokens takes longer
-than all else; so counts then lie APART.
+zero before.  Atomics on one sector of the L2 wait for one another, which for many tokens takes longer
+than all else; so each count then has a sector of its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from kernels._device import Plan, Plans, layout
 
 WARPS = 1
 MANY = 256  # tokens
-APART = 64  # counts of experts, in 4 bytes: on an H200 lines of their own and some between (docs/log.md)
+APART = 8  # numbers of 4 bytes: a sector of the L2
 MASKED = tl.constexpr(
     -(1 << 31)
 )  # below the key of every number, that of -Inf is 0x7FFFFF above it
@@ -135,7 +135,7 @@ def topk_gate(
 
     Returns (topk_idx [T, K] int64, topk_weights [T, K] fp32, counts [E] int32).  Each token has K
     different experts, the best first, whatever its logits hold.  Of 256 tokens and more counts is a view
-    whose elements lie 256 bytes apart.
+    whose elements lie 32 bytes apart.
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
