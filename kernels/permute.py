@@ -50,11 +50,12 @@ def _permute_kernel(
     # One number, so that a token which goes nowhere is not read.
     routed = tl.max(inside.to(tl.int32), axis=0) > 0
     row = slot.to(tl.int64)
+    x_line = x_ptr + token * stride_xt
     if BOX:
-        # Tiles past the last are outside the descriptor, which leaves them out.
-        line = tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
-        columns = chunk * BLOCK + line + tl.arange(0, BLOCK // BOX)[None, None, :]
-        x = tl.load(x_ptr + token * stride_xt + columns, mask=(columns < channels) & routed)
+        # Lines past the last are outside the descriptor, which leaves them out.
+        first = chunk * BLOCK + tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
+        columns = first + tl.arange(0, BLOCK // BOX)[None, None, :]
+        x = tl.load(x_line + columns, mask=(columns < channels) & routed)
         for place in range(topk):
             target = tl.load(slot_ptr + token * topk + place)
             if (target >= 0) & (target < num_rows):
@@ -62,7 +63,7 @@ def _permute_kernel(
     else:
         columns = chunk * BLOCK + tl.arange(0, BLOCK)
         held = columns < channels
-        x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
+        x = tl.load(x_line + columns, mask=held & routed)
         tl.store(
             rows_ptr + row[:, None] * channels + columns[None, :],
             tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
