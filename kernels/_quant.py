@@ -75,5 +75,4 @@ def quotient(x, scale):
     numerator = x * (unit_bits | SIGN_BIT).to(tl.float32, bitcast=True)
     q = numerator * inverse
     remainder = tl.fma(q, tl.broadcast_to(divisor, x.shape), numerator)
-    q = tl.fma(remainder, inverse, q)
-    return q
+    return tl.fma(remainder, inverse, q)
