@@ -3,10 +3,14 @@ reference_impl/act_quant_transpose.py.
 
 Bound: memory.  2 bytes in for bf16, 1 + 4/128 for e4m3, and 1 + 4/128 out an element.
 Plan: one program takes 128 tokens by 64 or 128 channels, a tile of each.  It reads four tensors of 32
-rows, the rows r = 0, 1, 2, 3 mod 4, 16 bytes a thread along channels, so that each thread has four
-tokens of a channel at hand: their payloads are one word, made without any exchange.  The words are
-then transposed through shared memory, a quarter of the accesses that bytes would take, and stored 16
-bytes a thread along tokens.
+rows, the rows r = 0, 1, 2, 3 mod 4, some channels a thread, so that each thread has four tokens of a
+channel at hand: their payloads are one word, made without any exchange.  The words are then transposed
+through shared memory, a quarter of the accesses that bytes would take, and stored 16 bytes a thread
+along tokens.  Fewer channels a thread means more loads and fewer exchanges for the maxima.
+
+What a re-tile loses costs most of its instructions.  Where all scales are powers of two, which is what
+it is for, one addition and its undoing in fp32 tell what is lost; otherwise the payloads are multiplied
+by their scales and compared.
 """
 
 from __future__ import annotations
