@@ -154,24 +154,36 @@ def _lost(
 
     v0 to v3: [WORDS, CHANNELS], the numbers divided by ``scale``.
     """
-    row = first + tl.arange(0, WORDS) * 4
-    plain = False
     if POW2_SCALE:
         lost = tl.sum(_rounded(v0, v1, v2, v3, PACK))
-        plain = _plain(x_scale, first, end, stride_s, TILE)
-    if not plain:
-        # All are read again: that they must not be kept frees a third of the registers.
-        count = tl.zeros((WORDS, CHANNELS), tl.int32)
-        for part in range(4):
-            v = _numbers(x, x_scale, row + part, end, held, stride_x, stride_s, True, False)
-            count += _changed(v, scale, POW2_SCALE)
-        lost = tl.sum(count)
+        if not _plain(x_scale, first, end, stride_s, TILE):
+            lost = _compared(
+                scale, x, x_scale, first, end, held, stride_x, stride_s, True, WORDS, CHANNELS
+            )
+    else:
+        lost = _compared(
+            scale, x, x_scale, first, end, held, stride_x, stride_s, False, WORDS, CHANNELS
+        )
     past = first + TILE - end
     if past > 0:
         # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
         spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
         lost -= past * tl.sum(spoiled.to(tl.int32))
     return lost
+
+
+@triton.jit
+def _compared(
+    scale, x, x_scale, first, end, held, stride_x, stride_s,
+    POW2_SCALE: tl.constexpr, WORDS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """``_lost``, of any numbers, padding included: all are read again, which spares registers."""
+    row = first + tl.arange(0, WORDS) * 4
+    count = tl.zeros((WORDS, CHANNELS), tl.int32)
+    for part in range(4):
+        v = _numbers(x, x_scale, row + part, end, held, stride_x, stride_s, True, False)
+        count += _changed(v, scale, POW2_SCALE)
+    return tl.sum(count)
 
 
 @triton.jit
@@ -329,7 +341,7 @@ def _checked_plan(
         {
             "SCALES": x_scale is not None, "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale,
             "CHANNELS": block.channels, "AT_ONCE": block.at_once, "TILE": TILE, "WORDS": WORDS,
-            "FULL": block.full,
+            "FULL": block.full and pow2_scale,
             "PACK": not knobs.runtime.interpret,  # the interpreter knows no inline PTX
         }, num_warps=block.warps,
     )  # fmt: skip
