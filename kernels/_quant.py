@@ -41,13 +41,15 @@ def scale_from_bits(amax_bits, amax_floor, POW2_SCALE: tl.constexpr, FLOOR: tl.c
 @triton.jit
 def payload(x, scale):
     """x / scale in e4m3, for x and scale as ``quotient`` takes them."""
+    q = quotient(x, scale)
     # The cast saturates (cvt.rn.satfinite): it is the clamp.
-    return quotient(x, scale).to(tl.float8e4nv)
+    return q.to(tl.float8e4nv)
 
 
 @triton.jit
 def quotient(x, scale):
-    """A number of fp32 whose cast to e4m3 is x / scale, as IEEE division, a clamp to +-448 and a cast give it; NaN stays NaN.
+    """A number of fp32 whose cast to e4m3 is x / scale as IEEE division, a clamp to +-448 and a cast
+    give it; NaN stays NaN.
 
     x: fp32, no larger than about 448 scale.  scale: fp32, positive, Inf or NaN; broadcast to x.
 

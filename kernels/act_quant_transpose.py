@@ -3,13 +3,19 @@ reference_impl/act_quant_transpose.py.
 
 Bound: memory.  2 bytes in for bf16, 1 + 4/128 for e4m3, and 1 + 4/128 out an element.
 Plan: one program takes 128 tokens by 64 or 128 channels, a tile of each.  It reads four tensors of 32
-rows, the rows r = 0, 1, 2, 3 mod 4, 16 bytes a thread along channels, so that each thread has four
-tokens of a channel at hand: their payloads are one word, made without any exchange.  The words are
-then transposed through shared memory, a quarter of the accesses that bytes would take, and stored 16
-bytes a thread along tokens.
+rows, the rows r = 0, 1, 2, 3 mod 4, some channels a thread, so that each thread has four tokens of a
+channel at hand: their payloads are one word, made without any exchange.  The words are then transposed
+through shared memory, a quarter of the accesses that bytes would take, and stored 16 bytes a thread
+along tokens.  Fewer channels a thread means more loads and fewer exchanges for the maxima.
+
+What a re-tile loses costs most of its instructions.  Where all scales are powers of two, which is what
+it is for, one addition and its undoing in fp32 tell what is lost; otherwise the payloads are multiplied
+by their scales and compared.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -24,8 +30,19 @@ from kernels._quant import INF_BITS, magnitude_bits, quotient
 TILE = 128
 WORDS = TILE // 4
 VECTOR = 16  # channels that a thread may read at once
-# Channels and warps of a program: 64 elements a thread, and of e4m3 a whole tile of the scales.
-BLOCKS = {torch.bfloat16: (64, 8, 4, None, False), torch.float8_e4m3fn: (128, 8, 8, None, True)}
+
+
+class Block(NamedTuple):
+    """How the work is cut: channels and warps of a program, channels that a thread reads at once, and
+    whether tiles without padding are read apart, without masks; that takes whole blocks of channels."""
+
+    channels: int
+    warps: int
+    at_once: int
+    full: bool = False
+
+
+BLOCKS = {torch.bfloat16: Block(64, 8, 4), torch.float8_e4m3fn: Block(TILE, 8, 8, full=True)}
 MANTISSA = tl.constexpr((1 << 23) - 1)
 LEAST_POWER = tl.constexpr((127 - 64) << 23)
 GREATEST_POWER = tl.constexpr((127 + 64) << 23)
@@ -55,16 +72,9 @@ def _act_quant_transpose_kernel(
         x, x_scale = x_ptr + near, x_scale_ptr
         if SCALES:
             x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
-        if FULL and group * TILE + TILE <= end:
-            v0 = _numbers(x, x_scale, row, end, held, stride_x, stride_sr, SCALES, True)
-            v1 = _numbers(x, x_scale, row + 1, end, held, stride_x, stride_sr, SCALES, True)
-            v2 = _numbers(x, x_scale, row + 2, end, held, stride_x, stride_sr, SCALES, True)
-            v3 = _numbers(x, x_scale, row + 3, end, held, stride_x, stride_sr, SCALES, True)
-        else:
-            v0 = _numbers(x, x_scale, row, end, held, stride_x, stride_sr, SCALES, False)
-            v1 = _numbers(x, x_scale, row + 1, end, held, stride_x, stride_sr, SCALES, False)
-            v2 = _numbers(x, x_scale, row + 2, end, held, stride_x, stride_sr, SCALES, False)
-            v3 = _numbers(x, x_scale, row + 3, end, held, stride_x, stride_sr, SCALES, False)
+        v0, v1, v2, v3 = _four(
+            x, x_scale, group * TILE, end, held, stride_x, stride_sr, SCALES, FULL, WORDS, TILE
+        )  # fmt: skip
         amax = _larger(_larger(tl.abs(v0), tl.abs(v1)), _larger(tl.abs(v2), tl.abs(v3)))
         scale = scale_of(tl.max(magnitude_bits(amax), axis=0), POW2_SCALE)
         tl.store(scale_ptr + group.to(tl.int64) * channels + columns, scale, mask=held)
@@ -72,21 +82,10 @@ def _act_quant_transpose_kernel(
         v2, v3 = _quotient(v2, scale, POW2_SCALE), _quotient(v3, scale, POW2_SCALE)
         word = _word(v0, v1, v2, v3, PACK)
         if SCALES:
-            plain = False
-            if POW2_SCALE:
-                lost = tl.sum(_rounded(v0, v1, v2, v3, PACK))
-                plain = _plain(x_scale, group * TILE, end, stride_sr, TILE)
-            if not plain:
-                count = tl.zeros((WORDS, CHANNELS), tl.int32)
-                for part in range(4):
-                    v = _numbers(x, x_scale, row + part, end, held, stride_x, stride_sr, SCALES, False)
-                    count += _changed(v, scale, POW2_SCALE)
-                lost = tl.sum(count)
-            past = tl.maximum(group * TILE + TILE - end, 0)
-            if past > 0:
-                # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
-                spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
-                lost -= past * tl.sum(spoiled.to(tl.int32))
+            lost = _lost(
+                v0, v1, v2, v3, scale, x, x_scale, group * TILE, end, held, stride_x,
+                stride_sr, POW2_SCALE, PACK, WORDS, CHANNELS, TILE,
+            )  # fmt: skip
         if group * TILE + TILE > end:
             # Padding is zero also where its tile's scale is NaN.
             word = word & _kept(end - row)[:, None]
@@ -96,6 +95,26 @@ def _act_quant_transpose_kernel(
         )  # fmt: skip
     if SCALES:
         tl.store(lost_ptr + tl.program_id(0), lost)
+
+
+@triton.jit
+def _four(
+    x, scale, first, end, held, stride_x, stride_s, SCALES: tl.constexpr, FULL: tl.constexpr,
+    WORDS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """``_numbers`` of the rows r = 0, 1, 2, 3 mod 4 of a tile that begins with row ``first``."""
+    row = first + tl.arange(0, WORDS) * 4
+    if FULL and first + TILE <= end:
+        v0 = _numbers(x, scale, row, end, held, stride_x, stride_s, SCALES, True)
+        v1 = _numbers(x, scale, row + 1, end, held, stride_x, stride_s, SCALES, True)
+        v2 = _numbers(x, scale, row + 2, end, held, stride_x, stride_s, SCALES, True)
+        v3 = _numbers(x, scale, row + 3, end, held, stride_x, stride_s, SCALES, True)
+    else:
+        v0 = _numbers(x, scale, row, end, held, stride_x, stride_s, SCALES, False)
+        v1 = _numbers(x, scale, row + 1, end, held, stride_x, stride_s, SCALES, False)
+        v2 = _numbers(x, scale, row + 2, end, held, stride_x, stride_s, SCALES, False)
+        v3 = _numbers(x, scale, row + 3, end, held, stride_x, stride_s, SCALES, False)
+    return v0, v1, v2, v3
 
 
 @triton.jit
@@ -123,6 +142,48 @@ def _numbers(
 def _larger(a, b):
     """The larger number, NaN where one is."""
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def _lost(
+    v0, v1, v2, v3, scale, x, x_scale, first, end, held, stride_x, stride_s,
+    POW2_SCALE: tl.constexpr, PACK: tl.constexpr, WORDS: tl.constexpr, CHANNELS: tl.constexpr,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """How many numbers of a tile that begins with row ``first`` its payloads do not give back.
+
+    v0 to v3: [WORDS, CHANNELS], the numbers divided by ``scale``.
+    """
+    if POW2_SCALE:
+        lost = tl.sum(_rounded(v0, v1, v2, v3, PACK))
+        if not _plain(x_scale, first, end, stride_s, TILE):
+            lost = _compared(
+                scale, x, x_scale, first, end, held, stride_x, stride_s, True, WORDS, CHANNELS
+            )
+    else:
+        lost = _compared(
+            scale, x, x_scale, first, end, held, stride_x, stride_s, False, WORDS, CHANNELS
+        )
+    past = first + TILE - end
+    if past > 0:
+        # Rows past the end hold 0, which is another number only under a scale of Inf or NaN.
+        spoiled = held & (scale.to(tl.int32, bitcast=True) >= INF_BITS)
+        lost -= past * tl.sum(spoiled.to(tl.int32))
+    return lost
+
+
+@triton.jit
+def _compared(
+    scale, x, x_scale, first, end, held, stride_x, stride_s,
+    POW2_SCALE: tl.constexpr, WORDS: tl.constexpr, CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """``_lost``, of any numbers, padding included: all are read again, which spares registers."""
+    row = first + tl.arange(0, WORDS) * 4
+    count = tl.zeros((WORDS, CHANNELS), tl.int32)
+    for part in range(4):
+        v = _numbers(x, x_scale, row + part, end, held, stride_x, stride_s, True, False)
+        count += _changed(v, scale, POW2_SCALE)
+    return tl.sum(count)
 
 
 @triton.jit
@@ -272,16 +333,15 @@ def _checked_plan(
     _swiglu.grouped(counts, None, rows)
     _check.flag("pow2_scale", pow2_scale)
     _check.runnable("x", x, *_swiglu.present(x_scale=x_scale, counts=counts))
-    groups, (block, warps, at_once, registers, full) = triton.cdiv(rows, TILE), BLOCKS[x.dtype]
-    limit = {} if registers is None else {"maxnreg": registers}
+    groups, block = triton.cdiv(rows, TILE), BLOCKS[x.dtype]
     experts, padded_experts = _swiglu.experts(counts)
     return Plan(
-        _act_quant_transpose_kernel, (groups * triton.cdiv(channels, block),),
+        _act_quant_transpose_kernel, (groups * triton.cdiv(channels, block.channels),),
         (rows, channels, experts, x.stride(0), *strides, groups * WORDS),
         {
             "SCALES": x_scale is not None, "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale,
-            "CHANNELS": block, "AT_ONCE": at_once, "TILE": TILE, "WORDS": WORDS,
-            "FULL": full,
+            "CHANNELS": block.channels, "AT_ONCE": block.at_once, "TILE": TILE, "WORDS": WORDS,
+            "FULL": block.full and pow2_scale,
             "PACK": not knobs.runtime.interpret,  # the interpreter knows no inline PTX
-        }, num_warps=warps, **limit,
+        }, num_warps=block.warps,
     )  # fmt: skip

@@ -1,9 +1,11 @@
 """Tokens to expert order; the twin of reference_impl/permute.py.
 
 Bound: memory.  For e4m3 a token is H + H/32 bytes read once and K times as many written.
-Plan: one program takes one token: its K slots, its channels by 16 bytes a load, kept in registers, and
-K stores of as many.  For few tokens one takes 1024 channels, since there are not enough tokens to fill
-the GPU; programs of one token are neighbours.  A token that goes nowhere is not read.
+Plan: one program takes one token: its K slots and its channels by 16 bytes a load, which go to shared
+memory once and from there to K rows by TMA, a copy of up to 8 KiB each; stores of threads fill the
+queue of memory instructions.  For few tokens one takes 1024 channels, since there are not enough tokens
+to fill the GPU, keeps them in registers and stores them by threads; programs of one token are
+neighbours.  A token that goes nowhere is not read.
 
 The scales of a row lie R apart: 4 bytes in each of H/128 sectors of 32, a quarter more writes than the
 payload's.  So for many tokens they go in two steps.  The first writes the token of each row, and the
@@ -23,11 +25,10 @@ from kernels._device import Plan, Plans, blueprint, describe, layout
 TILE = 128
 
 MANY = 1024  # tokens that fill the GPU by themselves
-WHOLE = 8192  # channels of one program then, at most
+WHOLE = 8192  # channels of one program then, at most, where threads store them
 BOX = 64  # lines of one program where TMA stores them, 0 where threads do
 LINE = 128  # bytes: the widest that TMA takes from shared memory in one piece
-WARPS = 4
-STAGES = 1
+WARPS, STAGES = 4, 1  # of a program of BOX lines
 ROWS = 32  # of one program of the second step
 TILES = 8  # of these at a time: a sector of what the first step wrote
 
@@ -50,11 +51,12 @@ def _permute_kernel(
     # One number, so that a token which goes nowhere is not read.
     routed = tl.max(inside.to(tl.int32), axis=0) > 0
     row = slot.to(tl.int64)
+    x_line = x_ptr + token * stride_xt
     if BOX:
-        # Tiles past the last are outside the descriptor, which leaves them out.
-        line = tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
-        columns = chunk * BLOCK + line + tl.arange(0, BLOCK // BOX)[None, None, :]
-        x = tl.load(x_ptr + token * stride_xt + columns, mask=(columns < channels) & routed)
+        # Lines past the last are outside the descriptor, which leaves them out.
+        first = chunk * BLOCK + tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
+        columns = first + tl.arange(0, BLOCK // BOX)[None, None, :]
+        x = tl.load(x_line + columns, mask=(columns < channels) & routed)
         for place in range(topk):
             target = tl.load(slot_ptr + token * topk + place)
             if (target >= 0) & (target < num_rows):
@@ -62,7 +64,7 @@ def _permute_kernel(
     else:
         columns = chunk * BLOCK + tl.arange(0, BLOCK)
         held = columns < channels
-        x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
+        x = tl.load(x_line + columns, mask=held & routed)
         tl.store(
             rows_ptr + row[:, None] * channels + columns[None, :],
             tl.broadcast_to(x[None, :], (TOPK, BLOCK)),

@@ -179,7 +179,9 @@ def test_losses_of_one_odd_scale(nan: bool, scale: float, device: str) -> None:
         scales[row] = scale
         given = any_payload(131, row, nan).to(device), scales.to(device)
         got = act_quant_transpose(*given, pow2_scale=True)
-        assert_equal(got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES)
+        assert_equal(
+            got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES
+        )
 
 
 def test_the_smallest_numbers_beside_the_largest(device: str) -> None:
