@@ -40,9 +40,7 @@ OPERATORS = ("act_quant", "weight_quant", "weight_dequant", "fp8_gemm")
 CASES = 4  # of each, at most
 # Below some 80 us two per cent are less than a launch; the reference of a larger product takes too long.
 LEAST_BYTES, LEAST_FLOPS, MOST_FLOPS = 3.2e8, 1e11, 3.2e11
-CHILD = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from gate.inject import child; child(sys.argv[2:])"
-)
+CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from gate.inject import child; child(sys.argv[2:])"
 OK, BROKEN, NO_GPU = 0, 1, 3
 
 
@@ -88,11 +86,14 @@ def spinner() -> Callable[[float], None]:
 
     from benchmarks import measure
 
+    def took(cycles: int) -> float:
+        def call() -> None:
+            torch.cuda._sleep(cycles)  # noqa: SLF001
+
+        return measure.device_us(lambda: call, bytes_per_call=1).median
+
     lengths = (20_000, 60_000)
-    short, long = (
-        measure.device_us(lambda n=n: lambda: torch.cuda._sleep(n), bytes_per_call=1).median  # noqa: SLF001
-        for n in lengths
-    )
+    short, long = map(took, lengths)
     slope = (long - short) / (lengths[1] - lengths[0])
     launch = short - slope * lengths[0]
 
@@ -169,7 +170,9 @@ def _run(
     cache = os.environ.get("TRITON_CACHE_DIR", str(ROOT / ".gate" / "triton" / commit[:12]))
     said: list[str] = []
     _, reason = sweep.watch(command, sweep.environment("run", cache), said.append)
-    tell(f"{about}: {reason or 'measured'}" + (f": {' | '.join(said[-3:])[-400:]}" if reason else ""))
+    tell(
+        f"{about}: {reason or 'measured'}" + (f": {' | '.join(said[-3:])[-400:]}" if reason else "")
+    )
     return reason is None
 
 
@@ -226,7 +229,9 @@ def page(files: Iterable[Path]) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m gate inject", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m gate inject", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--out", type=Path, help="the raw log, a .jsonl")
     parser.add_argument("--operators", nargs="+", default=list(OPERATORS), metavar="OPERATOR")
     parser.add_argument("--cases", type=int, default=CASES, help=f"of each; default: {CASES}")

@@ -10,7 +10,7 @@ what follows from shapes, strides, dtypes and options alone is checked and worke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -71,6 +71,39 @@ def _multiprocessors(index: int) -> int:
 @cache
 def _capability(index: int) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
+
+
+_sides: dict[tuple[int, int], torch.cuda.Stream] = {}
+
+
+@contextmanager
+def beside(device: torch.device) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:
+    """Launches inside run on a stream beside the caller's, after what it has been given so far.
+
+    Yields ``joined``, to be called with the one result that leaves: from then on the caller's stream
+    waits for the launches inside.  Whatever else is made inside must stay there; what is read inside must
+    be kept until then.  Safe to capture in a CUDA graph, where it becomes a branch.  On a CPU, and where
+    launches are recorded, one thing comes after the other.
+    """
+    if device.type != "cuda" or _recorder.get() is not None:
+        yield lambda result: result
+        return
+    current = torch.cuda.current_stream(device)
+    # One for each stream of callers: two of them, or two captures, have nothing to do with each other.
+    key = (current.device_index, current.cuda_stream)
+    side = _sides.get(key)
+    if side is None:
+        side = _sides[key] = torch.cuda.Stream(device)
+    side.wait_stream(current)
+
+    def joined(result: torch.Tensor) -> torch.Tensor:
+        current.wait_stream(side)
+        # Its memory is the side's: not before this stream is done with it may another take it.
+        result.record_stream(current)
+        return result
+
+    with torch.cuda.stream(side):
+        yield joined
 
 
 def num_sms(device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from kernels._device import beside
 from kernels._grouped import ALIGNMENT, expert_rows
 from kernels.act_quant import act_quant
 from kernels.act_quant_transpose import act_quant_transpose
@@ -127,8 +128,13 @@ def masked(
     capacity: int,
 ) -> torch.Tensor:  # fmt: skip
     """From the tokens to the tokens through a masked buffer [E, C, ...]."""
-    topk_idx, topk_weights, _ = topk_gate(logits, bias, *options)
     x_q, x_scale = act_quant(x, pow2_scale=True)
+    # Beside the routing's small kernels, which leave the memory idle.
+    with beside(x.device) as joined:
+        shared = fp8_gemm(x_q, x_scale, w.shared_gate_up, w.shared_gate_up_scale)
+        shared_h = swiglu_quant(shared, pow2_scale=True)
+        shared = fp8_gemm(*shared_h, w.shared_down, w.shared_down_scale)
+    topk_idx, topk_weights, _ = topk_gate(logits, bias, *options)
     buffer = (w.gate_up.shape[0], capacity)
     slot, counts = expert_slots(topk_idx, *buffer)
     rows, rows_scale, row_weight = permute(
@@ -148,11 +154,7 @@ def masked(
     rows = grouped_gemm_masked(
         h.unflatten(0, buffer), h_scale.unflatten(0, buffer), w.down, w.down_scale, counts
     )
-    shared = fp8_gemm(x_q, x_scale, w.shared_gate_up, w.shared_gate_up_scale)
-    shared_h = swiglu_quant(shared, pow2_scale=True)
-    return unpermute(rows.flatten(0, 1), slot) + fp8_gemm(
-        *shared_h, w.shared_down, w.shared_down_scale
-    )
+    return unpermute(rows.flatten(0, 1), slot) + joined(shared)
 
 
 def transpose(w: Weights) -> Transposed:

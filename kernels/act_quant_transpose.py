@@ -42,7 +42,7 @@ class Block(NamedTuple):
     full: bool = False
 
 
-BLOCKS = {torch.bfloat16: Block(64, 8, 4), torch.float8_e4m3fn: Block(TILE, 8, 8, full=True)}
+BLOCKS = {torch.bfloat16: Block(64, 4, 4), torch.float8_e4m3fn: Block(TILE, 4, 8, full=True)}
 MANTISSA = tl.constexpr((1 << 23) - 1)
 LEAST_POWER = tl.constexpr((127 - 64) << 23)
 GREATEST_POWER = tl.constexpr((127 + 64) << 23)

@@ -1,8 +1,9 @@
 """The mixture of experts layer for decode; the twin of reference_impl/moe_layer_decode.py.
 
 Bound: reading the weights of the experts that have tokens.
-Plan: the operators one after the other on one stream (kernels/_moe.py).  Launches depend on shapes
-alone, so that a CUDA graph replays them for any routing.
+Plan: the operators of the routed experts one after the other, and those of the shared one beside them on
+a stream of their own (kernels/_moe.py).  Launches depend on shapes alone, so that a CUDA graph replays
+them for any routing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,9 @@
 """Tokens to expert order; the twin of reference_impl/permute.py.
 
 Bound: memory.  For e4m3 a token is H + H/32 bytes read once and K times as many written.
-Plan: one program takes one token: its K slots and its channels by 16 bytes a load, which go to shared
-memory once and from there to K rows by TMA, a copy of up to 8 KiB each; stores of threads fill the
-queue of memory instructions.  For few tokens one takes 1024 channels, since there are not enough tokens
-to fill the GPU, keeps them in registers and stores them by threads; programs of one token are
-neighbours.  A token that goes nowhere is not read.
+Plan: one program takes one token: its K slots, its channels by 16 bytes a load, kept in registers, and
+K stores of as many.  For few tokens one takes 1024 channels, since there are not enough tokens to fill
+the GPU; programs of one token are neighbours.  A token that goes nowhere is not read.
 
 The scales of a row lie R apart: 4 bytes in each of H/128 sectors of 32, a quarter more writes than the
 payload's.  So for many tokens they go in two steps.  The first writes the token of each row, and the
@@ -17,18 +15,14 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton.tools.tensor_descriptor import TensorDescriptor
 
 from kernels import _check, _slots
-from kernels._device import Plan, Plans, blueprint, describe, layout
+from kernels._device import Plan, Plans, layout
 
 TILE = 128
 
 MANY = 1024  # tokens that fill the GPU by themselves
-WHOLE = 8192  # channels of one program then, at most, where threads store them
-BOX = 64  # lines of one program where TMA stores them, 0 where threads do
-LINE = 128  # bytes: the widest that TMA takes from shared memory in one piece
-WARPS, STAGES = 4, 1  # of a program of BOX lines
+WHOLE = 8192  # channels of one program then, at most
 ROWS = 32  # of one program of the second step
 TILES = 8  # of these at a time: a sector of what the first step wrote
 
@@ -40,7 +34,7 @@ def _permute_kernel(
     x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr, token_ptr,
     num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
     SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
-    BLOCK: tl.constexpr, BOX: tl.constexpr, TILE: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
@@ -51,25 +45,14 @@ def _permute_kernel(
     # One number, so that a token which goes nowhere is not read.
     routed = tl.max(inside.to(tl.int32), axis=0) > 0
     row = slot.to(tl.int64)
-    x_line = x_ptr + token * stride_xt
-    if BOX:
-        # Lines past the last are outside the descriptor, which leaves them out.
-        first = chunk * BLOCK + tl.arange(0, BOX)[None, :, None] * (BLOCK // BOX)
-        columns = first + tl.arange(0, BLOCK // BOX)[None, None, :]
-        x = tl.load(x_line + columns, mask=(columns < channels) & routed)
-        for place in range(topk):
-            target = tl.load(slot_ptr + token * topk + place)
-            if (target >= 0) & (target < num_rows):
-                rows_ptr.store([target, chunk * BOX, 0], x)
-    else:
-        columns = chunk * BLOCK + tl.arange(0, BLOCK)
-        held = columns < channels
-        x = tl.load(x_line + columns, mask=held & routed)
-        tl.store(
-            rows_ptr + row[:, None] * channels + columns[None, :],
-            tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
-            mask=inside[:, None] & held[None, :], cache_modifier=".cs",  # not read again soon
-        )  # fmt: skip
+    columns = chunk * BLOCK + tl.arange(0, BLOCK)
+    held = columns < channels
+    x = tl.load(x_ptr + token * stride_xt + columns, mask=held & routed)
+    tl.store(
+        rows_ptr + row[:, None] * channels + columns[None, :],
+        tl.broadcast_to(x[None, :], (TOPK, BLOCK)),
+        mask=inside[:, None] & held[None, :], cache_modifier=".cs",  # not read again soon
+    )  # fmt: skip
     if SCALES:
         tiles = chunk * (BLOCK // TILE) + tl.arange(0, BLOCK // TILE)
         tiled = tiles < channels // TILE
@@ -151,13 +134,9 @@ def permute(
 class PermutePlan:
     """The launch that moves the rows and, for many tokens with scales, the one that moves these."""
 
-    def __init__(
-        self, move: Plan, scales: Plan | None, box: tuple[int, ...] | None, tokens: int, tiles: int
-    ) -> None:  # fmt: skip
+    def __init__(self, move: Plan, scales: Plan | None, tokens: int, tiles: int) -> None:
         self.move = move
         self.scales = scales
-        self.box = box
-        self.rows: TensorDescriptor | None = None
         self.tokens = tokens
         self.tiles = tiles
 
@@ -167,7 +146,7 @@ class PermutePlan:
         rows_scale: torch.Tensor | None, row_weight: torch.Tensor | None,
     ) -> None:  # fmt: skip
         """Launch into ``rows``, ``rows_scale`` and ``row_weight``."""
-        operands = (x, x_scale, slot, topk_weights, self._target(rows))
+        operands = (x, x_scale, slot, topk_weights, rows)
         if self.scales is None:
             self.move(device, *operands, rows_scale, row_weight, None)
             return
@@ -175,14 +154,6 @@ class PermutePlan:
         token = torch.full((rows.shape[0],), -1, dtype=torch.int32, device=device)
         self.move(device, *operands, by_token, row_weight, token)
         self.scales(device, by_token, token, rows_scale)
-
-    def _target(self, rows: torch.Tensor) -> torch.Tensor | TensorDescriptor:
-        """The rows, or a descriptor of their lines; its blueprint is made of the first that come."""
-        if self.box is None:
-            return rows
-        if self.rows is None:
-            self.rows = blueprint(rows.unflatten(1, (-1, self.box[-1])), self.box)
-        return describe(self.rows, rows)
 
 
 def _checked_plan(
@@ -219,11 +190,6 @@ def _plan_of(
     (tokens, channels), topk = x.shape, slot.shape[1]
     many = tokens >= MANY
     block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
-    warps = max(1, block * x.element_size() // (32 * (64 if many else 16)))
-    box, line = 0, LINE // x.element_size()
-    if many and BOX:
-        box = min(BOX, triton.next_power_of_2(channels // line))
-        block, warps = box * line, WARPS
     padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
     move = Plan(
@@ -231,8 +197,8 @@ def _plan_of(
         (num_rows, channels, topk, x.stride(0), *strides, padded),
         {
             "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
-            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "BOX": box, "TILE": TILE,
-        }, num_warps=warps, num_stages=STAGES,
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE,
+        }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))),
     )  # fmt: skip
     tiles = channels // TILE
     scales = None
@@ -241,4 +207,4 @@ def _plan_of(
             _scales_kernel, (triton.cdiv(num_rows, ROWS),), (num_rows, tiles, padded),
             {"ROWS": ROWS, "TILES": TILES}, num_warps=4,
         )  # fmt: skip
-    return PermutePlan(move, scales, (1, box, line) if box else None, tokens, tiles)
+    return PermutePlan(move, scales, tokens, tiles)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import rawlog
 from benchmarks.tasks import OURS
-from gate import inject, plan
+from gate import aa, inject, plan
 
 COMMIT = "c" * 40
 
@@ -48,21 +48,36 @@ def test_probes_are_no_side(tmp_path: Path) -> None:
     path = log(tmp_path / "a.jsonl", 0.02, 1.05)
     writer = rawlog.Writer(path, commit=COMMIT, process="f" * 12)
     writer.append("process", machine={}, date="", side="probe")
-    probe = {"operator": "fp8_gemm", "case": "m=1", "implementation": OURS, "metric": "device_us", "unit": "us"}
+    probe = {
+        "operator": "fp8_gemm",
+        "case": "m=1",
+        "implementation": OURS,
+        "metric": "device_us",
+        "unit": "us",
+    }
     writer.append_all("sample", [probe | {"round": 0, "samples": [9e9]}])
     (line,) = inject.judged(rawlog.read(path, print))
     assert float(line[4]) == pytest.approx(200, rel=1e-3)
 
 
-def test_more_work_stands_behind_each_call_of_the_slowed_side(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_work_stands_behind_each_call_of_the_slowed_side(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     done: list[Any] = []
 
     def implementation(self: Any, name: str) -> Any:
-        return lambda arguments: lambda: done.append(arguments["x"]) or "result"
+        def prepare(arguments: dict[str, Any]) -> Any:
+            def call() -> str:
+                done.append(arguments["x"])
+                return "result"
 
-    monkeypatch.setattr(inject.aa.Worker, "implementation", implementation)
+            return call
+
+        return prepare
+
+    monkeypatch.setattr(aa.Worker, "implementation", implementation)
     worker = inject.Worker.__new__(inject.Worker)
-    worker.extra, worker.spin = {"slow": 3.5, "plain": 0.0}, lambda us: done.append(us)
+    worker.extra, worker.spin = {"slow": 3.5, "plain": 0.0}, done.append
     for label, want in (("slow", [7, 3.5]), ("plain", [7])):
         done.clear()
         worker.label = label
@@ -82,7 +97,10 @@ def test_each_block_has_both_sides_and_the_share_of_what_a_call_took(
             writer = rawlog.Writer(out, commit=commit, process="0" * 12)
             writer.append("process", machine={}, date="", **about)
             row = {"operator": "act_quant", "case": "a", "implementation": OURS}
-            writer.append_all("sample", [row | {"metric": "device_us", "unit": "us", "round": 0, "samples": [300.0]}])
+            writer.append_all(
+                "sample",
+                [row | {"metric": "device_us", "unit": "us", "round": 0, "samples": [300.0]}],
+            )
         return len(runs) < 99
 
     monkeypatch.setattr(inject, "_run", run)

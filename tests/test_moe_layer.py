@@ -266,3 +266,26 @@ def test_training_reads_the_cache_and_inference_does_not(which: int, device: str
         want = forward(x, logits, layer.bias, *w, 2, 4, 2, 2.5, from_cache=training)
         assert_equal(out.detach(), want.detach(), Exact())
     assert not torch.equal(found[True], found[False])
+
+
+def test_decode_replays_for_any_routing_and_beside_other_work(device: str) -> None:
+    """One graph, other tokens: what the branch of the shared expert holds is nobody else's meanwhile."""
+    if device != "cuda":
+        pytest.skip("a CUDA graph needs a GPU")
+    case = MoeLayerDecode(t=24, h=512, i=256, shared=1024, e=16, k=4, groups=4, limit=2)
+    held = case.inputs(device)
+    moe_layer_decode(**held)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = moe_layer_decode(**held)
+    generator = torch.Generator(device).manual_seed(8)
+    for _ in range(20):
+        held["logits"].copy_(torch.randn(held["logits"].shape, device=device, generator=generator))
+        held["x"].copy_(torch.randn(held["x"].shape, device=device, generator=generator))
+        graph.replay()
+        # Without a graph, with memory that is asked for and filled all the while.
+        eager = moe_layer_decode(**held)
+        for _ in range(8):
+            torch.full((1 << 16,), float("nan"), device=device)
+        assert_equal(out, eager, Exact())
+        assert_equal(eager, reference_decode(**held), Exact())

@@ -96,20 +96,6 @@ def test_two_steps_give_the_rows_of_one(kind: str, x: str, device: str) -> None:
     assert_equal(two, one, Exact(), names=list(NAMES))
 
 
-@pytest.mark.parametrize("box", [0, 16, 64])
-@pytest.mark.parametrize(("x", "h"), [("e4m3", 8320), ("bf16", 4224)])
-def test_rows_in_several_pieces(
-    x: str, h: int, box: int, device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """More lines than a program takes, the last of them alone, stored by threads and by TMA."""
-    arguments = Permute(t=5, h=h, e=4, k=2, x=x, weights=False, routing="dropped").inputs(device)
-    want = defined(arguments, permute(**arguments))
-    with guarded(monkeypatch), monkeypatch.context() as patch:
-        patch.setattr(kernel, "BOX", box)
-        got = in_two_steps(**arguments)
-    assert_equal(defined(arguments, got), want, Exact(), names=list(NAMES))
-
-
 @BOTH
 def test_slots_that_are_no_row(
     function: Callable[..., Any], device: str, monkeypatch: pytest.MonkeyPatch
