@@ -165,6 +165,24 @@ def sanitize(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none")
+def bottleneck(session: nox.Session) -> None:
+    """What Nsight Compute says holds a kernel back: -- OPERATOR[:CASE]...; on a Hopper GPU."""
+    keep_code(session, "-m", "harness.bottleneck", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def layer(session: nox.Session) -> None:
+    """The layer at its true size, entry by entry: time, roofline, memory; on a Hopper GPU."""
+    keep_code(session, "-m", "harness.layer", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def gate_inject(session: nox.Session) -> None:
+    """Slow kernels down by real work, and see whether the verdict notices; on a Hopper GPU."""
+    keep_code(session, "-m", "gate", "inject", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def adapter(session: nox.Session) -> None:
     """Is your own kernel right? -- FILE.py, as CONTRIBUTING.md describes it."""
     python(session, "-m", "harness.adapter", *session.posargs)

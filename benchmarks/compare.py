@@ -7,7 +7,8 @@ None of them is a cosine or a share of elements, which let a zeroed row or a dou
 tests/test_compare.py plants such errors.
 
 Both ask for the same arity, dtype, shape, strides and kind of device.  The stride of a dimension of
-size 1, or of an empty tensor, means nothing and is not compared.
+size 1, or of an empty tensor, means nothing and is not compared; nor is that of a vector, which a
+kernel may lay out as its atomics want it: what takes one says whether it must be contiguous.
 
 Bits: +0 and -0 differ.  A NaN equals any NaN, FP8 included: IEEE 754 leaves the sign and payload of
 a NaN open, and x86, PTX and torch choose differently.
@@ -233,7 +234,7 @@ def _kind(value: Any) -> str:
 
 def _strides(tensor: torch.Tensor) -> tuple[int | None, ...]:
     """Strides, None where they mean nothing."""
-    empty = tensor.numel() == 0
+    empty = tensor.numel() == 0 or tensor.dim() == 1
     pairs = zip(tensor.shape, tensor.stride(), strict=True)
     return tuple(None if empty or size == 1 else stride for size, stride in pairs)
 

@@ -255,7 +255,11 @@ def _poison(tensor: Any) -> None:
     flat = tensor.detach()
     if flat.dim() > 1 and flat.stride(-1) != 1:
         flat = flat.mT  # scales, stored with stride 1 along their rows
-    if flat.numel():
+    if flat.dim() == 1 and flat.stride(0) != 1:
+        # A vector whose elements lie apart: what is between them is nobody's.
+        ones = torch.full((flat.nbytes,), 0xFF, dtype=torch.uint8, device=flat.device)
+        flat.copy_(ones.view(flat.dtype))
+    elif flat.numel():
         flat.view(torch.uint8).fill_(0xFF)
 
 

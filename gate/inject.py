@@ -7,7 +7,7 @@ not be told so.  Cases are long ones, since a kernel that spins is itself a laun
 
 ``--write`` makes docs/injected.md of results/MACHINE/inject/, and needs no GPU.
 
-Exit codes: 0, 1 a process failed, 3 no Hopper GPU.
+Exit codes: 0, 1 a process failed or there is no log, 3 no Hopper GPU.
 """
 
 from __future__ import annotations
@@ -246,7 +246,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _options(arguments)
     if options.write:
-        (ROOT / PAGE).write_text(page(ROOT.glob("results/*/inject/*.jsonl")), encoding="utf-8")
+        logs = sorted(ROOT.glob("results/*/inject/*.jsonl"))
+        if not logs:
+            print("no results/MACHINE/inject/*.jsonl: nothing to write", file=sys.stderr)
+            return BROKEN
+        (ROOT / PAGE).write_text(page(logs), encoding="utf-8")
         return OK
     if not has_hopper():
         print("inject needs a Hopper GPU. Nothing was measured.", file=sys.stderr)

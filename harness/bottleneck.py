@@ -1,7 +1,7 @@
 """``python -m harness.bottleneck OPERATOR[:CASE]...``: what Nsight Compute says holds a kernel back.
 
 Runs the operator once under ncu, cold and at the clocks as they are, and prints a line for each kernel
-it launches: time, how busy memory, L2, issue slots and tensor cores were, how many warps a
+it launches: time, how busy memory, L2 and issue slots were, how many warps a
 multiprocessor held, and for what they waited most.  CASE is what ``harness.timing`` takes; without it
 the largest timed case.
 
@@ -62,7 +62,6 @@ METRICS = {
     "memory": "dram__throughput.avg.pct_of_peak_sustained_elapsed",
     "l2": "lts__throughput.avg.pct_of_peak_sustained_elapsed",
     "issue": "smsp__issue_active.avg.pct_of_peak_sustained_active",
-    "tensor": "sm__inst_executed_pipe_tensor.avg.pct_of_peak_sustained_active",
     "warps": "sm__warps_active.avg.per_cycle_active",
     "instructions": "smsp__inst_executed.sum",
     "registers": "launch__registers_per_thread",
@@ -173,7 +172,6 @@ HEADINGS = (
     "memory",
     "L2",
     "issue",
-    "tensor",
     "warps",
     "waits for",
 )
@@ -187,7 +185,7 @@ def line(row: dict[str, Any]) -> list[str]:
 
     return [
         row["operator"], row["case"], row["kernel"], f"{row['us']:.1f}" if "us" in row else "-",
-        *map(share, ("memory", "l2", "issue", "tensor")),
+        *map(share, ("memory", "l2", "issue")),
         f"{row['warps']:.0f} of {WARPS}" if "warps" in row else "-", waits(row),
     ]  # fmt: skip
 
@@ -198,9 +196,9 @@ def page(files: Iterable[Path]) -> str:
         "# What holds the kernels back",
         "",
         "Of Nsight Compute (`python -m harness.bottleneck`): one call of an operator, caches empty, clocks",
-        "as they are. us: its time, with the overhead of counting. memory, L2, issue, tensor: how busy device",
-        "memory, the L2, the issue slots and the tensor cores were, of what they can at most. warps: held by",
-        "a multiprocessor on average. waits for: shares of a warp's time, the two largest reasons.",
+        "as they are. us: its time, with the overhead of counting. memory, L2, issue: how busy device memory,",
+        "the L2 and the issue slots were, of what they can at most. warps: held by a multiprocessor on",
+        "average. waits for: shares of a warp's time, the two largest reasons.",
         "Generated; do not edit.",
     ]
     newest: dict[str, Path] = {}

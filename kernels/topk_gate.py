@@ -22,7 +22,7 @@ from kernels import _check, _router
 from kernels._device import Plan, Plans, layout
 
 WARPS = 1
-MANY = 256  # tokens
+MANY = 64  # tokens
 APART = 8  # numbers of 4 bytes: a sector of the L2
 MASKED = tl.constexpr(
     -(1 << 31)
@@ -134,7 +134,7 @@ def topk_gate(
     normalise: whether the weights are divided by their sum.
 
     Returns (topk_idx [T, K] int64, topk_weights [T, K] fp32, counts [E] int32).  Each token has K
-    different experts, the best first, whatever its logits hold.  Of 256 tokens and more counts is a view
+    different experts, the best first, whatever its logits hold.  Of 64 tokens and more counts is a view
     whose elements lie 32 bytes apart.
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.

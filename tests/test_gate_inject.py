@@ -114,8 +114,24 @@ def test_each_block_has_both_sides_and_the_share_of_what_a_call_took(
 
 
 def test_the_committed_page_is_of_the_committed_logs() -> None:
-    found = inject.page(inject.ROOT.glob("results/*/inject/*.jsonl"))
-    assert (inject.ROOT / inject.PAGE).read_text() == found
+    logs = sorted(inject.ROOT.glob("results/*/inject/*.jsonl"))
+    page = inject.ROOT / inject.PAGE
+    assert page.exists() == bool(logs)
+    assert not logs or page.read_text() == inject.page(logs)
+
+
+def test_there_is_no_page_without_a_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(inject, "ROOT", tmp_path)
+    assert inject.main(["--write"]) == 1
+    assert "nothing to write" in capsys.readouterr().err
+    folder = tmp_path / "results" / "h200" / "inject"
+    folder.mkdir(parents=True)
+    (tmp_path / "docs").mkdir()
+    log(folder / "a.jsonl", 0.05, 1.05)
+    assert inject.main(["--write"]) == 0
+    assert "| fp8_gemm | m=1 | 5% | regressed |" in (tmp_path / inject.PAGE).read_text()
 
 
 def test_cases_are_large_and_the_command_line_needs_a_gpu(

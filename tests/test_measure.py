@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
+from benchmarks import worker
 from benchmarks.measure import Timing
 
 
@@ -35,3 +37,16 @@ def test_throttled(before: dict[str, Any], after: dict[str, Any], throttled: boo
 
 def test_no_evidence_is_no_throttling() -> None:
     assert not Timing([1.0], [], lambda: None).throttled
+
+
+def test_what_a_kernel_leaves_unwritten_is_seen_in_any_layout() -> None:
+    """The timed outputs hold ones in every bit before the replay that is compared."""
+    columns = torch.zeros(4, 6).mT
+    vector = torch.zeros(5, 8, dtype=torch.int32)[:, 0]
+    for tensor in (torch.zeros(3, 4, dtype=torch.bfloat16), columns, vector, torch.zeros(0)):
+        worker._poison(tensor)
+        bits = tensor.contiguous().view(torch.uint8)
+        assert bits.tolist() == torch.full_like(bits, 0xFF).tolist()
+    assert vector._base is not None
+    assert (vector._base[:, 1:] == 0).all()
+    worker._poison(None)

@@ -200,5 +200,6 @@ MASKED_EDGES = (
     SwigluQuantMasked(t=19, c=256, e=4, k=2, capacity=3, pow2=True),
     SwigluQuantMasked(t=9, c=128, e=8, k=2, capacity=33, x="e4m3", routing="no_middle"),
     SwigluQuantMasked(t=6, c=128, e=3, k=2, capacity=16, routing="none"),
+    SwigluQuantMasked(t=13, c=128, e=3, k=1, capacity=13, routing="single"),
 )
 CASES = (*PRODUCTION, *MASKED, *EDGES, *MASKED_EDGES)

@@ -81,7 +81,7 @@ PRODUCTION = (
 EDGES = (
     TopkGate(t=0),
     *(TopkGate(t=t) for t in (2, 7, 17)),
-    TopkGate(t=257, e=8, k=2, groups=1, limit=1),  # counts that lie apart
+    TopkGate(t=65, e=8, k=2, groups=1, limit=1),  # counts that lie apart
     *(TopkGate(t=8, data=data) for data in ("ties", "equal", "saturated", "bottom", "nonfinite")),
     *(TopkGate(t=8, bias=bias) for bias in ("none", "negative", "locked", "ties")),
     TopkGate(t=12, bias="ties", data="ties"),
