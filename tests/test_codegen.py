@@ -63,6 +63,7 @@ def built() -> list[command.Built]:
     return command.collect(command.elsewhere([*others, *gemm]))
 
 
+@pytest.mark.long
 def test_every_kernel_compiles_without_spilling(built: list[command.Built]) -> None:
     assert {one.operator for one in built} == set(LAUNCHING)
     for one in built:
@@ -75,6 +76,7 @@ def test_every_kernel_compiles_without_spilling(built: list[command.Built]) -> N
             assert kernel.instructions > 20
 
 
+@pytest.mark.long
 def test_gemms_use_the_tensor_core_in_their_tile(built: list[command.Built]) -> None:
     """One promotion interval is four instructions of 32 channels for each 64 rows of a warpgroup."""
     wanted = {
@@ -91,6 +93,7 @@ def test_gemms_use_the_tensor_core_in_their_tile(built: list[command.Built]) -> 
     assert wgmma.kernels[0].shapes == {"m64n64k32.f32.e4m3.e4m3": 4}
 
 
+@pytest.mark.long
 def test_only_products_use_it(built: list[command.Built]) -> None:
     for one in built:
         product = cases.find(one.operator, one.case).cost().flops > 0
