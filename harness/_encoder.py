@@ -58,8 +58,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         header = json.loads(data[8:start]) if start <= len(data) else None
     except ValueError:
         header = None
-    if not isinstance(header, dict):  # noqa: TRY004 (a file is not of it, no argument's type is wrong)
-        raise ValueError(f"{path.name}: expected a safetensors file")
+    if not isinstance(header, dict):
+        raise ValueError(f"{path.name}: expected a safetensors file")  # noqa: TRY004 (a file's content)
     return {
         name: _tensor(path.name, name, entry, memoryview(data)[start:])
         for name, entry in header.items()
