@@ -72,8 +72,8 @@ def split(word: str, pieces: Mapping[str, int]) -> list[str]:
 def _spaced(text: str) -> Iterator[str]:
     """Its characters: none that are invisible, spaces around those that are words."""
     for sign in text:
-        if sign in "\t\n\r" or unicodedata.category(sign) == "Zs":
-            yield " "
+        if sign in "\t\n\r":  # control characters, but white space
+            yield sign
         elif sign == "\ufffd" or unicodedata.category(sign).startswith("C"):
             continue
         elif any(low <= ord(sign) <= high for low, high in IDEOGRAPHS):

@@ -114,3 +114,15 @@ def test_what_is_not_this_encoder_is_refused(
 def test_activations_in_tiles_only() -> None:
     with pytest.raises(ValueError, match="qkv: expected channels in multiples of 128, got 64"):
         activations.source("qkv", torch.ones(2, 64), [], 0)
+
+
+def test_products_of_rows_from_all_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken = []
+    monkeypatch.setattr(activations, "products", lambda x, _: taken.append(x[:, 0].tolist()))
+    for rows in (100, 256, 700, 1024):
+        x = 1 + torch.arange(float(rows))[:, None].expand(rows, 128)
+        activations.source("qkv", x, [x], 0)
+    assert taken == [
+        [1.0 + row for row in range(0, rows, step)][:256]
+        for rows, step in ((100, 1), (256, 1), (700, 2), (1024, 4))
+    ]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HIDDEN, BETWEEN, HEADS, LAYERS = 16, 24, 4, 2
+SELF = ("attention.self.query", "attention.self.key", "attention.self.value")  # torch's order
 ROUNDING = 1e-5  # of fp32 against float64, at magnitudes near 1; what a wrong formula does is 1e-3
 
 
@@ -32,9 +33,7 @@ def torchs_layer(weights: dict[str, torch.Tensor], number: int) -> torch.nn.Modu
         HIDDEN, HEADS, BETWEEN, 0.0, "gelu", 1e-12, batch_first=True, dtype=torch.float64
     )
     state = {
-        f"self_attn.in_proj_{part}": torch.cat(
-            [own[f"{name}.{part}"] for name in _encoder.SITES["qkv"]]
-        )
+        f"self_attn.in_proj_{part}": torch.cat([own[f"{name}.{part}"] for name in SELF])
         for part in ("weight", "bias")
     }
     for ours, theirs in {
@@ -114,7 +113,12 @@ def test_files_that_are_no_weights(tmp_path: Path) -> None:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="expected a safetensors file"):
             _encoder.read_weights(path)
-    for changed in ({"shape": [4]}, {"data_offsets": [4, 16]}, {"data_offsets": [-12, 0]}):
+    for changed in (
+        {"shape": [4]},
+        {"shape": [2]},
+        {"data_offsets": [4, 16]},
+        {"data_offsets": [-12, 0]},
+    ):
         with pytest.raises(ValueError, match=r"a.safetensors, x: expected \d+ bytes"):
             _encoder.read_weights(write(path, {"x": torch.zeros(3)}, **changed))
     with pytest.raises(ValueError, match="x: expected F32, F16, BF16, I64, got F8"):
