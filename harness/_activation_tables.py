@@ -54,8 +54,12 @@ def tables(sources: Sequence[Source], layers: bool = False) -> str:
         return markdown([*header, *columns], rows, left=1)
 
     shapes = [
-        "amax / rms", "amax / rms of a tile, median", "kurtosis", f"channels above {LOUD:.0f} medians, %"
-    ]  # fmt: skip
+        "amax / rms",
+        "amax / rms of a tile, median",
+        "squares in tiles' largest, %",
+        "kurtosis",
+        f"channels above {LOUD:.0f} medians, %",
+    ]
     lost = [f"to 0, {recipe}, %" for recipe in COARSE_AND_FINE]
     return "\n\n".join(
         [
@@ -75,6 +79,7 @@ def _shape(parts: list[Source]) -> list[str]:
     return [
         spread((part.shape.peak for part in parts), ".1f"),
         spread((part.shape.tile_peak for part in parts), ".2f"),
+        spread((100 * part.shape.largest for part in parts), ".1f"),
         spread((part.shape.kurtosis for part in parts), ".1f"),
         spread((100 * part.shape.loud for part in parts), ".1f"),
     ]

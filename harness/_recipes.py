@@ -26,12 +26,14 @@ class Shape(NamedTuple):
     """How numbers are distributed.
 
     peak: amax / rms.  tile_peak: the same of a 1x128 tile, the median of those that are not all 0.
+    largest: share of all squares that the largest element of each tile has.
     kurtosis: mean fourth power over squared variance, about the mean; 3 for normal numbers.
     loud: share of channels of which the rms is more than ``LOUD`` times the median channel's.
     """
 
     peak: float
     tile_peak: float
+    largest: float
     kurtosis: float
     loud: float
 
@@ -69,12 +71,14 @@ def shape_of(x: torch.Tensor) -> Shape:
     """Statistics of x."""
     x = x.double()
     tiles = x.reshape(-1, TILE)
-    peaks = tiles.abs().amax(dim=1) / rms(tiles, 1)
+    largest = tiles.abs().amax(dim=1)
+    peaks = largest / rms(tiles, 1)
     apart = x - x.mean()
     channels = rms(x, 0)
     return Shape(
         float(x.abs().max() / rms(x)),
         float(peaks[peaks.isfinite()].median()),
+        float(largest.square().sum() / tiles.square().sum()),
         float(apart.pow(4).mean() / apart.square().mean().square()),
         float((channels > LOUD * channels.median()).double().mean()),
     )

@@ -174,6 +174,8 @@ def test_statistics_by_hand() -> None:
     tiles = [line[start : start + TILE] for line in rows for start in (0, TILE)]
     peaks = [max(map(abs, part)) / rms(part) for part in tiles if any(part)]
     assert found.tile_peak == pytest.approx(statistics.median_low(peaks), rel=1e-12)
+    largest = math.fsum(max(map(abs, part)) ** 2 for part in tiles)
+    assert found.largest == pytest.approx(largest / math.fsum(a * a for a in flat), rel=1e-12)
     mean = statistics.fmean(flat)
     fourth = statistics.fmean((value - mean) ** 4 for value in flat)
     assert found.kurtosis == pytest.approx(fourth / statistics.pvariance(flat) ** 2, rel=1e-9)
@@ -225,7 +227,7 @@ def test_layers_share_a_row() -> None:
             recipe: _recipes.Error(figure / 100, figure / 50, place / 100)
             for place, recipe in enumerate(("1x128", "bf16", "per tensor"))
         }
-        shape = _recipes.Shape(figure, 2.0, 3.0, 0.25)
+        shape = _recipes.Shape(figure, 2.0, 0.125, 3.0, 0.25)
         products = [_recipes.Products(*([figure / 100] * 6)), _recipes.Products(*([0.01] * 6))]
         return _activation_tables.Source(name, k, layer, shape, errors, products)
 
@@ -235,11 +237,11 @@ def test_layers_share_a_row() -> None:
         source("qkv", 128, None, 4.0),
     ]
     text = _activation_tables.tables(sources)
-    assert "| qkv | 384 | 2.0 to 5.0 | 2.00 | 3.0 | 25.0 |" in text
+    assert "| qkv | 384 | 2.0 to 5.0 | 2.00 | 12.5 | 3.0 | 25.0 |" in text
     assert "| qkv | 384 | 2.00 to 5.00 (10.00) |" in text
     assert text.count("| 0.00 | 2.00 |\n") == 2  # those that became 0, first 1x128, then per tensor
     assert "| qkv | 384 |" + " 1.000 to 5.000 |" * 6 in text
-    assert "| qkv | 128 | 4.0 | 2.00 | 3.0 | 25.0 |" in text
+    assert "| qkv | 128 | 4.0 | 2.00 | 12.5 | 3.0 | 25.0 |" in text
     alone = _activation_tables.tables(sources, layers=True)
     assert "| qkv | 0 | 384 | 5.0 |" in alone
     assert "| qkv | - | 128 | 4.0 |" in alone
