@@ -178,12 +178,10 @@ class Worker:
                 _poison(tensor)
         timing.replay()
         torch.cuda.synchronize()
-        got = timing.outputs[0] if task.implementation == OURS else _packed(timing.outputs[0])
         if task.case not in self.expected:
             self.expected[task.case] = parity.reference(self.stem, case, arguments)
-        expected = self.expected[task.case]
-        if task.implementation != OURS:
-            got = parity.laid_as(got, expected)
+        got, expected = timing.outputs[0], self.expected[task.case]
+        got = got if task.implementation == OURS else parity.laid_as(_packed(got), expected)
         found = parity.check(self.stem, case, arguments, got, expected)
         if task.implementation == OURS:
             if not found.ok:
