@@ -42,7 +42,7 @@ def tasks(stem: str, phase: str, *, hopper: bool) -> Iterator[Task]:
     elif hopper:
         for index in range(ROUNDS):
             for case in timed:
-                for implementation in (OURS, *peers.names(stem)):
+                for implementation in (OURS, *peers.here(stem)):
                     yield Task("device", case.label, implementation, index, "gbps")
     else:
         yield from _cpu(stem, timed)

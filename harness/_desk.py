@@ -55,7 +55,7 @@ class Desk(Worker):
     def rows(self, case: Case) -> Iterator[Row]:
         """Ours, then the peers."""
         copy = statistics.median(roofline.copy_us(case.cost().bytes))
-        for name in (tasks.OURS, *peers.names(self.stem)):
+        for name in (tasks.OURS, *peers.here(self.stem)):
             row = Row(case, name, copy_us=copy)
             try:
                 self.fill(row)

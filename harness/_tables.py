@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from harness._lines import Line
     from harness._logs import Log
 
-NAMES = {"cublaslt": "cuBLASLt", "deep_gemm": "DeepGEMM"}
+NAMES = {
+    "cublaslt": "cuBLASLt", "deep_gemm": "DeepGEMM", "sglang": "SGLang", "vllm": "vLLM",
+    "transformer_engine": "TransformerEngine",
+}  # fmt: skip
 CODEGEN = ("registers", "spills", "shared_bytes", "wgmma", "instructions")
 
 

@@ -295,6 +295,6 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_found_for_its_operators() -> None:
     assert set(ALL) == set(deep_gemm.OPERATORS) <= set(cases.names())
-    assert peers.names("fp8_gemm") == ["cublaslt", "deep_gemm"]
+    assert "deep_gemm" in peers.names("fp8_gemm")
     for stem in set(ALL) - {"fp8_gemm"}:
         assert peers.names(stem) == ["deep_gemm"]

@@ -33,6 +33,11 @@ has, where :class:`Part` is some of a problem:
 ``AGAINST_FP32``
     the :class:`~benchmarks.compare.Bound` on the difference of a result and ``dense``.
 
+An operator that is no product and whose peers may differ in bits also has
+
+``close``
+    ``(arguments, got, expected) -> Comparison``: whether a peer's result is a right one.
+
 A layer, which is several products, has ``parts`` and ``sample`` alone.
 
 Cases live here and not beside the tests because asv imports today's ``benchmarks`` against every

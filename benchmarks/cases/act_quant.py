@@ -9,10 +9,20 @@ from benchmarks.cases import Case, Cost
 from benchmarks.cases._data import KINDS, dtype, values
 from benchmarks.cases._deepseek_v3 import EXPERT_INTERMEDIATE, LINEAR, TOKENS
 from benchmarks.cases._expert_rows import ExpertRows, at, draw, taken_rows
-from benchmarks.compare import Exact
+from benchmarks.compare import Bound, Comparison, Exact, compare, structure
 
 OUTPUTS = ("q", "scale")
 TOLERANCE = Exact()  # a maximum, an IEEE division and a cast: nothing may differ
+# Of other people's quantisers, whose division may be an approximate one or a product with a
+# reciprocal (docs/numerics.md, "Quantisers of others").
+ROUNDED = Bound(
+    max=2.0**-4 + 2.0**-20, rms=2.0**-4 + 2.0**-20, tile_rms=2.0**-4 + 2.0**-20,
+    why="half a unit in the last of e4m3's 4 bits, and the quotient's own 2^-21",
+)  # fmt: skip
+SCALED = Bound(
+    max=2.0**-21, rms=2.0**-21, tile_rms=2.0**-21,
+    why="two approximate divisions, each of two units in the last place at most",
+)  # fmt: skip
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
@@ -104,6 +114,23 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     q, scale = defined(arguments, got)
     wide = q.double() * scale.double().repeat_interleave(128, dim=1)
     return wide, arguments["x"][_taken(arguments)]
+
+
+def close(arguments: dict[str, Any], got: Any, expected: Any) -> Comparison:
+    """Whether another implementation's (q, scale) is a right one: its scales are ours but for their
+    last bits, and q times scale is the input but for one rounding to e4m3."""
+    problem = structure(got, expected, OUTPUTS)
+    if problem:
+        return compare(got, expected, TOLERANCE, names=OUTPUTS)
+    q, scale = defined(arguments, got)
+    x, ours = arguments["x"][_taken(arguments)].float(), defined(arguments, expected)[1]
+    scales = compare(scale, ours, SCALED, names=("scale",), magnitude=ours)
+    if not scales.ok:
+        return scales
+    wide = q.float() * scale.repeat_interleave(128, dim=1)
+    # Below the smallest normal number of e4m3, 2^-6, its units are those of 2^-6.
+    normal = (ours * 2.0**-6).repeat_interleave(128, dim=1)
+    return compare(wide, x, ROUNDED, names=("q * scale",), magnitude=x.abs().maximum(normal))
 
 
 WIDTHS = {k: name for name, (_, k) in reversed(LINEAR.items())}

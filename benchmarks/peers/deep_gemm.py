@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     import torch
 
+PACKAGE = "deep_gemm"
 FUNCTIONS = {
     "fp8_gemm": "fp8_gemm_nt",
     "grouped_gemm_contiguous": "m_grouped_fp8_gemm_nt_contiguous",

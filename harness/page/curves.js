@@ -1,6 +1,6 @@
 // The three kinds of picture: a curve over commits, a roofline, and the small curve of a table's row.
 
-const NAMES = { kernels: "ours", cublaslt: "cuBLASLt", deep_gemm: "DeepGEMM" };
+const NAMES = { kernels: "ours", cublaslt: "cuBLASLt", deep_gemm: "DeepGEMM", sglang: "SGLang", vllm: "vLLM", transformer_engine: "TransformerEngine" };
 const named = (implementation) => NAMES[implementation] ?? implementation;
 const at = (series, number, log) => {
   const held = series === undefined ? null : series[number];
