@@ -225,6 +225,7 @@ def write(folder: Path, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.long
 def test_a_crash_and_a_hang_cost_their_case_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

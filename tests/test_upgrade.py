@@ -189,6 +189,7 @@ def collect(out: Path, *operators: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+@pytest.mark.long
 def test_every_timed_case_is_collected(tmp_path: Path) -> None:
     out = tmp_path / "new" / "file.json"
     done = collect(out, "weight_dequant")
