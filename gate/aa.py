@@ -39,9 +39,6 @@ CASES = 3  # of each operator
 MOST_FLOPS = 2e10
 # After so many failed processes in a row the next will fail as well.
 MOST_FAILURES = 3
-CHILD = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from gate.aa import child; child(sys.argv[2:])"
-)
 PLACES = ("benchmarks", "gate", "kernels", "reference_impl")
 OK, BROKEN, UNFINISHED = 0, 1, 11
 
@@ -136,7 +133,7 @@ def collect(
             tell(f"{minutes:g} minutes are over: {done} of {processes} processes in {path}")
             return UNFINISHED
         started = time.monotonic()
-        reason = _run(path, commit, done, chosen)
+        reason = spawn("gate.aa.child", path, commit, str(done), json.dumps(chosen))
         took = time.monotonic() - started
         failures = failures + 1 if reason else 0
         done += not reason
@@ -148,11 +145,19 @@ def collect(
     return OK
 
 
-def _run(path: Path, commit: str, number: int, chosen: dict[str, list[str]]) -> str | None:
-    """One process; why it failed, or None."""
+def spawn(child: str, path: Path, commit: str, *arguments: str) -> str | None:
+    """A fresh process that runs the function ``child``, "module.name", of this tree; why it failed, or None.
+
+    It is given the log, the commit, a process's name, ``arguments`` and this process's number.
+    """
+    module, name = child.rsplit(".", 1)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        f"from {module} import {name}; {name}(sys.argv[2:])"
+    )
     command = [
-        sys.executable, "-P", "-c", CHILD, str(ROOT), str(path.absolute()), commit,
-        uuid.uuid4().hex[:12], str(number), json.dumps(chosen), str(os.getpid()),
+        sys.executable, "-P", "-c", code, str(ROOT), str(path.absolute()), commit,
+        uuid.uuid4().hex[:12], *arguments, str(os.getpid()),
     ]  # fmt: skip
     # Triton's cache stays: what is compiled is the same in every process.
     cache = os.environ.get("TRITON_CACHE_DIR", str(ROOT / ".gate" / "triton" / commit[:12]))

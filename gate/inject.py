@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import uuid
@@ -22,7 +21,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import cases, rawlog, sweep, worker
+from benchmarks import cases, rawlog, worker
 from benchmarks.fingerprint import fingerprint, has_hopper
 from gate import aa, plan, stats, times
 from harness._markdown import markdown, micro
@@ -40,7 +39,7 @@ OPERATORS = ("act_quant", "weight_quant", "weight_dequant", "fp8_gemm")
 CASES = 4  # of each, at most
 # Below some 80 us two per cent are less than a launch; the reference of a larger product takes too long.
 LEAST_BYTES, LEAST_FLOPS, MOST_FLOPS = 3.2e8, 1e11, 3.2e11
-CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from gate.inject import child; child(sys.argv[2:])"
+HEADER = ("operator", "case", "put in", "verdict", "us", "found", "interval")
 OK, BROKEN, NO_GPU = 0, 1, 3
 
 
@@ -162,17 +161,9 @@ def _run(
     path: Path, commit: str, about: dict[str, Any], extra: dict[str, dict[str, float]],
     tell: Callable[[str], None],
 ) -> bool:  # fmt: skip
-    dated = about | {"date": aa.date(commit)}
-    command = [
-        sys.executable, "-P", "-c", CHILD, str(ROOT), str(path.absolute()), commit,
-        uuid.uuid4().hex[:12], json.dumps(dated), json.dumps(extra), str(os.getpid()),
-    ]  # fmt: skip
-    cache = os.environ.get("TRITON_CACHE_DIR", str(ROOT / ".gate" / "triton" / commit[:12]))
-    said: list[str] = []
-    _, reason = sweep.watch(command, sweep.environment("run", cache), said.append)
-    tell(
-        f"{about}: {reason or 'measured'}" + (f": {' | '.join(said[-3:])[-400:]}" if reason else "")
-    )
+    dated = json.dumps(about | {"date": aa.date(commit)})
+    reason = aa.spawn("gate.inject.child", path, commit, dated, json.dumps(extra))
+    tell(f"{about}: {reason or 'measured'}")
     return reason is None
 
 
@@ -220,11 +211,10 @@ def page(files: Iterable[Path]) -> str:
         "interval, by time. What is put in is calibrated in each process, to about a tenth of a microsecond.",
         "Generated; do not edit.",
     ]
-    header = ["operator", "case", "put in", "verdict", "us", "found", "interval"]
     for path in sorted(files):
         rows = rawlog.read(path, lambda _: None)
         parts += ["", f"## {path.parent.parent.name}, {rows[0]['commit'][:12]}", ""]
-        parts.append(markdown(header, judged(rows), 4))
+        parts.append(markdown(HEADER, judged(rows), 4))
     return "\n".join(parts) + "\n"
 
 
@@ -262,8 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out, commit, choose(options.operators, options.cases), options.shares, options.blocks,
         lambda said: print(said, flush=True),
     )  # fmt: skip
-    header = ["operator", "case", "put in", "verdict", "us", "found", "interval"]
-    print(markdown(header, judged(rawlog.read(out, print)), 4))
+    print(markdown(HEADER, judged(rawlog.read(out, print)), 4))
     return code
 
 

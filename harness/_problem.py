@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 NUMBERS = re.compile(r"\d+(,\d+)+")
 SHOWN = 8  # candidates and files that a sentence lists before it says how many more there are
+MEASURED = ("kernels", "reference_impl", "benchmarks")  # of a commit
 WIDTH = 150  # of a table that goes to a file, where nobody's window is 80 columns wide
 
 
@@ -151,7 +152,15 @@ def tree() -> str:
 
 
 def commit(named: str | None = None) -> tuple[str, str]:
-    """(40 digits, date of commit as ISO) of HEAD, or of the commit ``named``."""
+    """(40 digits, its date as ISO) of the commit that is measured: HEAD, or ``named`` where the tree is
+    that commit without git knowing.
+
+    Raises UsageError for no commit, and without ``named`` where what is measured is modified.
+    """
+    if named is None and _git("status", "--porcelain", "--", *MEASURED):
+        raise UsageError(
+            "commit: what is measured is modified; commit it, or name the commit it is"
+        )
     found = _git("rev-parse", f"{named or 'HEAD'}^{{commit}}")
     if found is None:
         raise UsageError(f"commit: {named or 'HEAD'} is none here")

@@ -18,22 +18,17 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import cases, fingerprint
-from harness import _markdown, _problem, doctor
+from harness import _cuda_tools, _kept, _problem, codegen, doctor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
-PAGE = "docs/bottlenecks.md"
-PLACES = ("/usr/local/cuda/bin", "/opt/cuda/bin")
 SECONDS = 300
 STALLS = "smsp__average_warps_issue_stalled_{}_per_issue_active.ratio"
 # Reasons of ncu for which a warp does not issue, and what they mean here.
@@ -72,9 +67,8 @@ SCALE = {"ns": 1e-3, "nsecond": 1e-3, "us": 1.0, "usecond": 1.0, "ms": 1e3, "mse
 
 
 def largest(stem: str) -> str:
-    """Label of the timed case that touches most bytes."""
-    timed = [case for case in cases.load(stem).CASES if case.bench]
-    return str(max(timed, key=lambda case: case.cost().bytes).label)
+    """Label of the timed case with most work."""
+    return str(max(codegen.timed(stem), key=codegen.work).label)
 
 
 def child(stem: str, label: str) -> None:
@@ -93,7 +87,7 @@ def child(stem: str, label: str) -> None:
 
 def find() -> str | None:
     """Path of ncu, or None."""
-    return shutil.which("ncu") or shutil.which("ncu", path=os.pathsep.join(PLACES))
+    return _cuda_tools.find("ncu")
 
 
 def command(ncu: str, stem: str, label: str) -> list[str]:
@@ -190,25 +184,16 @@ def line(row: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def page(files: Iterable[Path]) -> str:
-    """docs/bottlenecks.md: the newest file of each machine."""
-    parts = [
-        "# What holds the kernels back",
-        "",
-        "Of Nsight Compute (`python -m harness.bottleneck`): one call of an operator, caches empty, clocks",
-        "as they are. us: its time, with the overhead of counting. memory, L2, issue: how busy device memory,",
-        "the L2 and the issue slots were, of what they can at most. warps: held by a multiprocessor on",
-        "average. waits for: shares of a warp's time, the two largest reasons.",
-        "Generated; do not edit.",
-    ]
-    newest: dict[str, Path] = {}
-    for path in sorted(files, key=lambda path: json.loads(path.read_text())["date"]):
-        newest[path.parent.parent.name] = path
-    for machine, path in newest.items():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        parts += ["", f"## {machine}, {held['commit'][:12]}", "", held["machine"], ""]
-        parts.append(_markdown.markdown(HEADINGS, [line(row) for row in held["rows"]], 3))
-    return "\n".join(parts) + "\n"
+PAGE = _kept.Page(
+    "docs/bottlenecks.md", "ncu", """
+# What holds the kernels back
+
+Of Nsight Compute (`python -m harness.bottleneck`): one call of an operator, caches empty, clocks
+as they are. us: its time, with the overhead of counting. memory, L2, issue: how busy device memory,
+the L2 and the issue slots were, of what they can at most. warps: held by a multiprocessor on
+average. waits for: shares of a warp's time, the two largest reasons. Generated; do not edit.
+""", HEADINGS, 3, line,
+)  # fmt: skip
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
@@ -221,8 +206,8 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
     _problem.console().print(drawn)
 
 
-def examine(ncu: str, chosen: Sequence[tuple[str, str]], out: Path | None) -> int:
-    """Measure each; how many did not run."""
+def examine(ncu: str, chosen: Sequence[tuple[str, str]]) -> tuple[list[dict[str, Any]], int]:
+    """(rows, how many did not run)."""
     rows: list[dict[str, Any]] = []
     failed = 0
     for stem, label in chosen:
@@ -231,12 +216,7 @@ def examine(ncu: str, chosen: Sequence[tuple[str, str]], out: Path | None) -> in
         except (ValueError, subprocess.TimeoutExpired) as error:
             failed += 1
             print(f"{stem} {label}: {error}", file=sys.stderr, flush=True)
-    show(rows)
-    if out is not None and rows:
-        commit, date = _problem.commit()
-        held = {"commit": commit, "date": date, "machine": _problem.machine(), "rows": rows}
-        out.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
-    return failed
+    return rows, failed
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -245,8 +225,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawTextHelpFormatter,
     )  # fmt: skip
     parser.add_argument("operators", nargs="*", metavar="OPERATOR[:CASE]", help="default: all")
+    parser.add_argument("--commit", help="40 digits of the commit that this tree is; default: HEAD")
     parser.add_argument("--out", type=Path, help="keep the numbers in this file, JSON")
-    parser.add_argument("--write", action="store_true", help=f"only write {PAGE} from results/")
+    parser.add_argument(
+        "--write", action="store_true", help=f"only write {PAGE.path} from results/"
+    )
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -258,8 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         child(*options.child)
         return 0
     if options.write:
-        files = _problem.ROOT.glob("results/*/ncu/*.json")
-        (_problem.ROOT / PAGE).write_text(page(files), encoding="utf-8")
+        PAGE.write()
         return 0
     try:
         chosen = []
@@ -268,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _problem.operator(stem)
             label = _problem.spelled(stem, _problem.find(stem, part)) if part else largest(stem)
             chosen.append((stem, label))
+        commit = _problem.commit(options.commit) if options.out else None
     except _problem.UsageError as error:
         print(error, file=sys.stderr)
         return 2
@@ -277,7 +260,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"bottleneck needs {missing}. Nothing was measured.", file=sys.stderr)
         return 3
     doctor.require(["torch", "triton", "rich"], "bottleneck")
-    return 1 if examine(ncu, chosen, options.out) else 0
+    rows, failed = examine(ncu, chosen)
+    show(rows)
+    if commit is not None:
+        _kept.keep(options.out, commit, rows)
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -98,12 +98,13 @@ def _largest(stem: str, of: Iterable[Case]) -> dict[tuple[Any, ...], Case]:
     largest: dict[tuple[Any, ...], Case] = {}
     for case in of:
         key = _configuration(stem, case)
-        if key not in largest or _work(case) > _work(largest[key]):
+        if key not in largest or work(case) > work(largest[key]):
             largest[key] = case
     return largest
 
 
-def _work(case: Case) -> int:
+def work(case: Case) -> int:
+    """How much a case has to do, to order them by."""
     cost = case.cost()
     return cost.flops + cost.bytes
 
@@ -185,7 +186,7 @@ def _chosen(options: argparse.Namespace) -> list[tuple[str, Case]]:
     if options.case:
         return [(stems[0], _problem.find(stems[0], text)) for text in options.case]
     if options.sass:
-        return [(stems[0], max(timed(stems[0]), key=_work))]
+        return [(stems[0], max(timed(stems[0]), key=work))]
     which = timed if options.all else edges if options.edges else distinct
     return [(stem, case) for stem in stems for case in which(stem)]
 

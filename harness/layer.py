@@ -22,20 +22,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks import cases, fingerprint, roofline
+from benchmarks import cases, fingerprint, measure, roofline
 from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import MoeLayerBackward
 from benchmarks.cases.moe_layer_decode import MoeLayerDecode
-from harness import _problem, doctor
-from harness._markdown import count, markdown, percent
+from harness import _kept, _problem, doctor
+from harness._markdown import count, percent
+from kernels._moe import Weights, transpose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmarks.roofline import Ceilings
 
-PAGE = "docs/layer.md"
-REPLAYS = 12
 SLICE: dict[str, Any] = {"t": 16384, "k": 1, "groups": 1, "limit": 1}
 KINDS: dict[str, Any] = {
     "prefill": [MoeLayer(t=t) for t in (4096, 16384)],
@@ -60,41 +59,9 @@ def prepared(case: Any) -> dict[str, Any]:
     """Operands on the GPU; for a backward with the payloads transposed, which training keeps."""
     arguments: dict[str, Any] = case.inputs("cuda")
     if isinstance(case, MoeLayerBackward):
-        for name in ("gate_up", "down", "shared_gate_up", "shared_down"):
-            part = arguments[name]
-            turned = part.view(_bytes()).mT.contiguous()
-            arguments[f"{name}_t"] = turned.view(part.dtype)
+        turned = transpose(Weights(*(arguments[name] for name in Weights._fields)))
+        arguments |= {f"{name}_t": part for name, part in turned._asdict().items()}
     return arguments
-
-
-def _bytes() -> Any:
-    import torch
-
-    return torch.uint8
-
-
-def graph_us(call: Callable[[], Any]) -> float:
-    """Median time of one call in a graph.  Its weights pass the L2 many times over by themselves."""
-    import torch
-
-    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
-    with torch.cuda.stream(stream):
-        call()
-        stream.synchronize()
-        with torch.cuda.graph(graph, stream=stream):
-            result = call()
-    torch.cuda.synchronize()
-    samples = []
-    for replay in range(REPLAYS + 2):
-        start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        graph.replay()
-        stop.record()
-        torch.cuda.synchronize()
-        if replay >= 2:
-            samples.append(start.elapsed_time(stop) * 1000)
-    del result
-    return float(statistics.median(samples))
 
 
 def kernels_us(call: Callable[[], Any]) -> float:
@@ -127,8 +94,10 @@ def measured(entry: str, case: Any, ceilings: Ceilings) -> dict[str, Any]:
     torch.cuda.synchronize()
     peak = torch.cuda.max_memory_allocated() / 1e9
     del result
-    us, total = graph_us(call), kernels_us(call)
     cost = case.cost()
+    # Sets of their own would not fit; the weights alone pass the L2 several times.
+    us = measure.device_us(lambda: call, bytes_per_call=cost.bytes).median
+    total = kernels_us(call)
     return {
         "entry": entry, "tokens": case.t, "experts": case.e, "us": us, "tokens_per_s": case.t / us * 1e6,
         "tflops": cost.flops / us / 1e6, "gbps": cost.bytes / us / 1e3,
@@ -173,31 +142,27 @@ def line(row: dict[str, Any]) -> list[str]:
     ]  # fmt: skip
 
 
-def page(files: Iterable[Path]) -> str:
-    """docs/layer.md: the newest file of each machine."""
-    parts = [
-        "# The layer at its true size",
-        "",
-        "DeepSeek-V3's mixture of experts: 7168 channels, 8 of 256 experts of 2048 and a shared one. One call",
-        "in a CUDA graph, after the router's product (`python -m harness.layer`). TFLOP/s and GB/s: of the",
-        "products, and of operands, weights of the experts that have tokens, and results, each once. The",
-        "roofline is that of a copy and of an FP8 product, measured in the same run. Kernels' sum: by torch's",
-        "profiler. A slice: the local experts of an expert-parallel rank, each token sent to one. Backward: with",
-        "the payloads' transposed copies kept, and the gate and up product computed again. Peak: of all device",
-        "memory, weights, operands and results included. Generated; do not edit.",
-    ]
-    newest: dict[str, dict[str, Any]] = {}
-    for held in sorted(map(_held, files), key=lambda held: held["date"]):
-        newest[held["folder"]] = held
-    for folder, held in newest.items():
-        parts += ["", f"## {folder}, {held['commit'][:12]}", "", held["machine"], ""]
-        parts.append(markdown(HEADINGS, [line(row) for row in held["rows"]], 1))
-    return "\n".join(parts) + "\n"
+PAGE = _kept.Page(
+    "docs/layer.md", "layer", """
+# The layer at its true size
+
+DeepSeek-V3's mixture of experts: 7168 channels, 8 of 256 experts of 2048 and a shared one. One call
+in a CUDA graph, after the router's product (`python -m harness.layer`). TFLOP/s and GB/s: of the
+products, and of operands, weights of the experts that have tokens, and results, each once. The
+roofline is that of a copy and of an FP8 product, measured in the same run. Kernels' sum: by torch's
+profiler. A slice: the local experts of an expert-parallel rank, each token sent to one. Backward: with
+the payloads' transposed copies kept, and the gate and up product computed again. Peak: of all device
+memory, weights, operands and results included. Generated; do not edit.
+""", HEADINGS, 1, line,
+)  # fmt: skip
 
 
-def _held(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found | {"folder": path.parent.parent.name}
+def known(entries: Sequence[str]) -> Sequence[str]:
+    """``entries``, all of KINDS, or all where none is named.  Raises UsageError."""
+    unknown = sorted(set(entries) - set(KINDS))
+    if unknown:
+        raise _problem.UsageError(f"entry: expected some of {', '.join(KINDS)}, got {unknown[0]}")
+    return entries or list(KINDS)
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -211,7 +176,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--small", action="store_true", help="small problems, to see that all run")
     parser.add_argument("--commit", help="40 digits of the commit that this tree is; default: HEAD")
     parser.add_argument("--out", type=Path, help="keep the numbers in this file, JSON")
-    parser.add_argument("--write", action="store_true", help=f"only write {PAGE} from results/")
+    parser.add_argument(
+        "--write", action="store_true", help=f"only write {PAGE.path} from results/"
+    )
     return parser.parse_args(arguments)
 
 
@@ -219,23 +186,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     options = _options(arguments)
     if options.write:
-        files = _problem.ROOT.glob("results/*/layer/*.json")
-        (_problem.ROOT / PAGE).write_text(page(files), encoding="utf-8")
+        PAGE.write()
         return 0
-    unknown = sorted(set(options.entries) - set(KINDS))
-    if unknown:
-        print(f"entry: expected some of {', '.join(KINDS)}, got {unknown[0]}", file=sys.stderr)
+    try:
+        entries = known(options.entries)
+        commit = _problem.commit(options.commit) if options.out else None
+    except _problem.UsageError as error:
+        print(error, file=sys.stderr)
         return 2
     if not fingerprint.has_hopper():
         print("layer needs a Hopper GPU. Nothing was measured.", file=sys.stderr)
         return 3
     doctor.require(["torch", "triton"], "layer")
-    rows, failed = examine(options.entries or list(KINDS), options.small)
-    print(markdown(HEADINGS, [line(row) for row in rows], 1))
-    if options.out is not None and rows:
-        commit, date = _problem.commit(options.commit)
-        held = {"commit": commit, "date": date, "machine": _problem.machine(), "rows": rows}
-        options.out.write_text(json.dumps(held, indent=1) + "\n", encoding="utf-8")
+    rows, failed = examine(entries, options.small)
+    print(PAGE.table(rows))
+    if commit is not None:
+        _kept.keep(options.out, commit, rows)
     return 1 if failed else 0
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import cases, fingerprint
-from harness import _problem, doctor, exact
+from harness import _cuda_tools, _problem, doctor, exact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,8 +36,6 @@ if TYPE_CHECKING:
 
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 ERRORS = 9  # the sanitizer's exit code when it found something
-# Where the toolkit lies when it is not on the path.
-PLACES = ("/usr/local/cuda/bin", "/usr/local/cuda/compute-sanitizer", "/opt/cuda/bin")
 SECONDS = 600  # of one tool on one operator
 STEPS = 60  # interpreter steps of a case that is small enough
 # Operators at a time: their processes wait for the processor, more than for the GPU they share.
@@ -118,11 +115,7 @@ def configured(stem: str, small: Sequence[Case]) -> list[tuple[Any, Case]]:
 
 def find() -> str | None:
     """Path of compute-sanitizer, or None."""
-    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
-    places = [*([f"{home}/bin", f"{home}/compute-sanitizer"] if home else []), *PLACES]
-    return shutil.which("compute-sanitizer") or shutil.which(
-        "compute-sanitizer", path=os.pathsep.join(places)
-    )
+    return _cuda_tools.find("compute-sanitizer")
 
 
 def command(stem: str, tool: str | None, sanitizer: str) -> list[str]:

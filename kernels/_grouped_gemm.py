@@ -30,8 +30,7 @@ MAX_EXPERTS = 1024
 class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
-    prefetch: load the scales one k-block ahead, and bring those of the whole tile into the L2 first.
-    staged: or through shared memory, in the stages of the operands.
+    scales: how they come, as in ``fp8_gemm``: ``plain``, ``staged`` or ``ahead``.
     """
 
     block_m: int
@@ -40,14 +39,13 @@ class Config(NamedTuple):
     stages: int
     programs_per_sm: int
     group_m: int = 8
-    prefetch: bool = False
-    staged: bool = False
+    scales: str = "plain"
 
 
 LARGE = Config(128, 128, 8, 4, 1)
 WIDE = Config(64, 128, 4, 4, 2, group_m=16)
-SMALL = Config(64, 64, 4, 4, 3, group_m=16, prefetch=True)
-STAGED = WIDE._replace(staged=True)
+SMALL = Config(64, 64, 4, 4, 3, group_m=16, scales="ahead")
+STAGED = WIDE._replace(scales="staged")
 CONFIGS = (LARGE, WIDE, SMALL, STAGED)
 
 
@@ -255,9 +253,9 @@ class GroupedPlan:
             {
                 "MASKED": masked, "EXPERTS": triton.next_power_of_2(experts),
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
-                "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "PREFETCH": config.prefetch,
-                "WARM": config.prefetch and not knobs.runtime.interpret,
-                "STAGES": config.stages if config.staged else None,
+                "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "PREFETCH": config.scales == "ahead",
+                "WARM": config.scales == "ahead" and not knobs.runtime.interpret,
+                "STAGES": config.stages if config.scales == "staged" else None,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
         )  # fmt: skip

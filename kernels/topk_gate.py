@@ -148,8 +148,7 @@ def topk_gate(
     weights = torch.empty((tokens, topk), dtype=torch.float32, device=device)
     # One token says of every expert whether it is chosen; more add up.
     make = torch.empty if tokens == 1 else torch.zeros
-    apart = APART if tokens >= MANY else 1
-    counts = make(experts, apart, dtype=torch.int32, device=device)[:, 0]
+    counts = make(experts, _apart(tokens), dtype=torch.int32, device=device)[:, 0]
     if tokens:
         plan(device, logits, bias, topk_idx, weights, counts)
     return topk_idx, weights, counts
@@ -178,7 +177,7 @@ def _checked_plan(
     power = triton.next_power_of_2
     return Plan(
         _topk_gate_kernel, (tokens,),
-        (experts, logits.stride(0), float(route_scale), APART if tokens >= MANY else 1),
+        (experts, logits.stride(0), float(route_scale), _apart(tokens)),
         {
             "TOPK": topk, "LIST": power(topk), "GROUPS": groups, "SIZE": size,
             "ROWS": power(groups), "COLUMNS": power(size),
@@ -187,3 +186,7 @@ def _checked_plan(
             "ALONE": tokens == 1,
         }, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
+
+
+def _apart(tokens: int) -> int:
+    return APART if tokens >= MANY else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -96,10 +97,13 @@ def test_a_child_that_fails_is_told_and_the_rest_is_kept(
 ) -> None:
     path = fake(tmp_path, f"print({table()!r}); sys.exit('weight_quant' in sys.argv)")
     out = tmp_path / "out.json"
-    chosen = [("weight_quant", "a"), ("act_quant", "b")]
-    assert bottleneck.examine(path, chosen, out) == 1
+    monkeypatch.setattr(bottleneck, "find", lambda: path)
+    monkeypatch.setattr(fingerprint, "has_hopper", lambda: True)
+    monkeypatch.setattr(doctor, "require", lambda packages, of: None)
+    asked = ["weight_quant:64,320", "act_quant:1,128", "--commit", "HEAD", "--out", str(out)]
+    assert bottleneck.main(asked) == 1
     captured = capsys.readouterr()
-    assert "weight_quant a: exit code 1" in captured.err
+    assert re.search(r"weight_quant \S+: exit code 1", captured.err)
     held = json.loads(out.read_text())
     assert [row["operator"] for row in held["rows"]] == ["act_quant"]
     assert len(held["commit"]) == 40
@@ -121,7 +125,7 @@ def test_the_page_has_the_newest_file_of_each_machine(tmp_path: Path) -> None:
         keep("h200", "b" * 40, "2026-02-01", memory="77"), keep("h200", "a" * 40, "2026-01-01"),
         keep("h100", "a" * 40, "2026-01-01", memory="55"),
     ]  # fmt: skip
-    page = bottleneck.page(files)
+    page = bottleneck.PAGE.text(files)
     assert "## h200, bbbbbbbbbbbb" in page
     assert "## h100, aaaaaaaaaaaa" in page
     assert "aaaaaaaaaaaa" in page
@@ -132,9 +136,8 @@ def test_the_page_has_the_newest_file_of_each_machine(tmp_path: Path) -> None:
 
 def test_the_committed_page_is_of_the_committed_numbers() -> None:
     root = Path(bottleneck.__file__).parents[1]
-    assert (root / bottleneck.PAGE).read_text() == bottleneck.page(
-        root.glob("results/*/ncu/*.json")
-    )
+    found = bottleneck.PAGE.text(bottleneck.PAGE.files())
+    assert (root / bottleneck.PAGE.path).read_text() == found
 
 
 def test_without_a_case_the_largest_is_taken() -> None:
@@ -159,9 +162,9 @@ def test_the_command_line(
     monkeypatch.setattr(doctor, "require", lambda packages, of: None)
     seen: list[tuple[str, str]] = []
 
-    def examine(ncu: str, chosen: list[tuple[str, str]], out: Path | None) -> int:
+    def examine(ncu: str, chosen: list[tuple[str, str]]) -> tuple[list[dict[str, Any]], int]:
         seen.extend(chosen)
-        return 0
+        return [], 0
 
     monkeypatch.setattr(bottleneck, "examine", examine)
     assert bottleneck.main(["fp8_gemm:1,576,7168", "act_quant"]) == 0

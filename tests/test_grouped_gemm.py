@@ -216,7 +216,7 @@ def chosen(stem: str, case: Case) -> Config:
     (found,) = [
         config
         for config in CONFIGS
-        if (config.block_m, config.block_n, config.stages if config.staged else None)
+        if (config.block_m, config.block_n, config.stages if config.scales == "staged" else None)
         == (options["BLOCK_M"], options["BLOCK_N"], options["STAGES"])
     ]
     return found

@@ -37,7 +37,7 @@ def keep(folder: Path, machine: str, commit: str, date: str, **values: Any) -> P
 
 
 def test_the_page_has_the_newest_file_of_each_machine(tmp_path: Path) -> None:
-    page = layer.page([
+    page = layer.PAGE.text([
         keep(tmp_path, "h200", "b" * 40, "2026-02-01"),
         keep(tmp_path, "h200", "a" * 40, "2026-01-01", us=7777.0),
         keep(tmp_path, "h100", "a" * 40, "2026-01-01", us=5555.0),
@@ -49,8 +49,8 @@ def test_the_page_has_the_newest_file_of_each_machine(tmp_path: Path) -> None:
 
 
 def test_the_committed_page_is_of_the_committed_numbers() -> None:
-    found = layer.page(_problem.ROOT.glob("results/*/layer/*.json"))
-    assert (_problem.ROOT / layer.PAGE).read_text() == found
+    found = layer.PAGE.text(layer.PAGE.files())
+    assert (_problem.ROOT / layer.PAGE.path).read_text() == found
 
 
 def test_every_entry_has_its_operator_and_fits_a_gpu() -> None:
@@ -100,7 +100,7 @@ def test_the_command_line(
     monkeypatch.setattr(doctor, "require", lambda packages, of: None)
     monkeypatch.setattr(layer, "examine", lambda entries, small: ([row(entry=entries[0])], 1))
     out = tmp_path / "out.json"
-    assert layer.main(["prefill", "--out", str(out)]) == 1
+    assert layer.main(["prefill", "--commit", "HEAD", "--out", str(out)]) == 1
     held = json.loads(out.read_text())
     assert held["rows"][0]["entry"] == "prefill"
     assert len(held["commit"]) == 40

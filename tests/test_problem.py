@@ -83,3 +83,21 @@ def test_what_labels_share_goes_to_the_title() -> None:
     shared, names = _problem.shortened(["m=1,k=2,x=bf16", "m=3,k=2,x=bf16"])
     assert (shared, names) == ("k=2 x=bf16", {"m=1,k=2,x=bf16": "m=1", "m=3,k=2,x=bf16": "m=3"})
     assert _problem.shortened(["m=1,k=2"]) == ("", {"m=1,k=2": "m=1 k=2"})
+
+
+def test_the_commit_of_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numbers are never filed under a commit that the tree is not."""
+    asked: list[tuple[str, ...]] = []
+    answers = {"status": " M kernels/topk_gate.py", "rev-parse": "a" * 40, "show": "2026-01-01"}
+
+    def git(*arguments: str) -> str | None:
+        asked.append(arguments)
+        return answers[arguments[0]]
+
+    monkeypatch.setattr(_problem, "_git", git)
+    with pytest.raises(_problem.UsageError, match="what is measured is modified"):
+        _problem.commit()
+    assert asked == [("status", "--porcelain", "--", *_problem.MEASURED)]
+    assert _problem.commit("a1b5ed6") == ("a" * 40, "2026-01-01")
+    answers["status"] = ""
+    assert _problem.commit() == ("a" * 40, "2026-01-01")
