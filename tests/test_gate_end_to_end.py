@@ -196,6 +196,7 @@ def test_a_commit_that_dies_is_broken_and_costs_that_case_alone(repository: Repo
     assert {(one.turn.block, one.turn.side) for one in died} == {(0, plan.HEAD)}
 
 
+@pytest.mark.long
 def test_machine_code_decides_what_is_the_same_program(repository: Repository) -> None:
     """Other words around a kernel are; another swizzle is not, though it has the same opcodes in the
     same order."""

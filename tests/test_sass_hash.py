@@ -105,16 +105,19 @@ def hashes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return dict(json.loads(found))
 
 
+@pytest.mark.long
 def test_names_and_comments_are_not_code(hashes: dict[str, list[Any]]) -> None:
     assert hashes["again"] == hashes["base"]
     assert hashes["tidied"] == hashes["base"]
     assert hashes["base"][2] > 0  # else the kernel is not what it is meant to be
 
 
+@pytest.mark.long
 def test_the_kernels_own_name_is_not_code(hashes: dict[str, list[Any]]) -> None:
     assert hashes["renamed"] == hashes["base"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("variant", ["order", "tile", "warps", "constant", "size"])
 def test_what_runs_otherwise_hashes_otherwise(variant: str, hashes: dict[str, list[Any]]) -> None:
     codes = {
@@ -125,6 +128,7 @@ def test_what_runs_otherwise_hashes_otherwise(variant: str, hashes: dict[str, li
     assert codes[variant] not in [code for name, code in codes.items() if name != variant]
 
 
+@pytest.mark.long
 def test_opcodes_alone_do_not_see_a_constant(hashes: dict[str, list[Any]]) -> None:
     """Why sass_ops decides nothing."""
     assert hashes["constant"][1] == hashes["base"][1]
