@@ -206,14 +206,15 @@ def page(files: Iterable[Path]) -> str:
     parts = [
         "# Slowdowns that were really put in",
         "",
-        f"Kernels with a spinning one behind them (`python -m gate inject`, {BLOCKS} blocks of 4 processes for",
-        "each share), judged as `compare` judges two commits, threshold 2 %. Found: the effect and its",
-        "interval, by time. What is put in is calibrated in each process, to about a tenth of a microsecond.",
-        "Generated; do not edit.",
+        "Kernels with a spinning one behind them (`python -m gate inject`), judged as `compare` judges two",
+        "commits, threshold 2 %. Found: the effect and its interval, by time. What is put in is calibrated",
+        "in each process, to about a tenth of a microsecond. Generated; do not edit.",
     ]
     for path in sorted(files):
         rows = rawlog.read(path, lambda _: None)
+        blocks = len({about["pair"] for about, _, _ in _numbers(rows) if about["side"] != "probe"}) // 2
         parts += ["", f"## {path.parent.parent.name}, {rows[0]['commit'][:12]}", ""]
+        parts += [f"{blocks} blocks of 4 processes for each share.", ""]
         parts.append(markdown(HEADER, judged(rows), 4))
     return "\n".join(parts) + "\n"
 

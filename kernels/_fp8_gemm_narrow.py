@@ -6,7 +6,9 @@ k-block waits for nothing but its own bytes.  Where N has few tiles, the chain o
 takes the time, not the memory; then K is split among programs.  A sum over K has one order
 (reference_impl/fp8_gemm.py), so a program does not add its blocks up: it writes each block's partial
 product, 4 bytes for 128 of the weight and token, and a second kernel promotes them in order.  The bits
-are those of every other configuration.
+are those of every other configuration.  The k-blocks of one output lie side by side, so that the second
+kernel has all of them in flight, 16 bytes a load; the scales, multiplied, are left beside them, since
+reading them from memory would take as long again.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
+from triton import knobs
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels._device import Plan, blueprint, describe
 
 BLOCK_K = 128
 TOKENS = 16  # the most; the smallest N that tl.dot takes
-COLUMNS = 64  # of the output, a program of the second kernel
-UNROLL = 32  # partial products in flight there
+COLUMNS = 32  # of the output, a program of the second kernel
+UNROLL = 64  # k-blocks in flight there
 
 
 class Narrow(NamedTuple):
@@ -39,13 +43,17 @@ class Narrow(NamedTuple):
         return TOKENS
 
 
-WHOLE, SPLIT = Narrow(64, 4, 6, None), Narrow(64, 4, 6, 4)
-NARROW = (WHOLE, SPLIT)
+WHOLE, SPLIT, COARSE = Narrow(64, 4, 6, None), Narrow(64, 4, 3, 4), Narrow(64, 4, 3, 8)
+NARROW = (WHOLE, SPLIT, COARSE)
 
 
-def choose_narrow(n: int, sms: int) -> Narrow:
-    """Split where tiles are so few that each would have to take a k-block faster than it can."""
-    return WHOLE if triton.cdiv(n, WHOLE.block_n) >= 0.2 * sms else SPLIT
+def choose_narrow(m: int, n: int, sms: int) -> Narrow:
+    """Split where tiles are so few that each would have to take a k-block faster than it can, and tokens
+    so few that their partial products are fewer bytes than the weight (docs/log.md)."""
+    tiles = triton.cdiv(n, WHOLE.block_n)
+    if tiles > 0.5 * sms or m * tiles > sms:
+        return WHOLE
+    return SPLIT if tiles <= 0.3 * sms else COARSE
 
 
 @triton.jit
@@ -76,55 +84,76 @@ def _narrow_kernel(
 
 @triton.jit
 def _partials_kernel(
-    x_desc, w_desc, partial_ptr, m, n, k,
-    SPAN: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    x_desc, w_desc, scratch_ptr, x_scale_ptr, w_scale_ptr, m, n, k, pitch, scales_at,
+    stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
+    SPAN: tl.constexpr, EARLY: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
 ):  # fmt: skip
+    """Writes, ``pitch`` k-blocks in a row: [m, n] partial products, then [m, n / 128] scales."""
+    if EARLY:
+        gdc_launch_dependents()
     tiles_n = tl.cdiv(n, BLOCK_N)
     start_n = tl.program_id(0) % tiles_n * BLOCK_N
     first = tl.program_id(0) // tiles_n * SPAN
     rows = tl.arange(0, TOKENS)
     columns = start_n + tl.arange(0, BLOCK_N)
     inside = (columns < n)[:, None] & (rows < m)[None, :]
+    # Read before the loop and written behind it, so that nothing waits for them.
+    spans = first + tl.arange(0, SPAN)
+    known = (rows < m)[:, None] & (spans < k // BLOCK_K)[None, :]
+    x_scale_ptrs = x_scale_ptr + rows[:, None] * stride_xs_m + spans[None, :] * stride_xs_k
+    w_scale_ptrs = w_scale_ptr + start_n // 128 * stride_ws_n + spans * stride_ws_k
+    x_scale = tl.load(x_scale_ptrs, mask=known)
+    w_scale = tl.load(w_scale_ptrs, mask=spans < k // BLOCK_K)
+    places = scratch_ptr + (rows.to(tl.int64)[None, :] * n + columns[:, None]) * pitch
     for block in range(first, tl.minimum(first + SPAN, k // BLOCK_K)):
         w = w_desc.load([start_n, block * BLOCK_K])
         x = x_desc.load([0, block * BLOCK_K])
-        places = (block * m + rows).to(tl.int64)[None, :] * n + columns[:, None]
-        tl.store(partial_ptr + places, tl.dot(w, x.T), mask=inside)
+        tl.store(places + block, tl.dot(w, x.T), mask=inside)
+    # The other tile of these 128 columns writes the same.
+    scale_rows = (rows.to(tl.int64) * tl.cdiv(n, 128) + start_n // 128) * pitch
+    places = scratch_ptr + scales_at + scale_rows[:, None] + spans[None, :]
+    tl.store(places, x_scale * w_scale[None, :], mask=known)
+
+
+@triton.jit
+def _quad(at, there):
+    """Four tensors of [len(at)] numbers, which lie in a row from ``at`` on: one load of 16 bytes."""
+    numbers = tl.load(at[:, None] + tl.arange(0, 4)[None, :], mask=there[:, None], other=0.0)
+    even, odd = tl.split(tl.reshape(numbers, (numbers.shape[0], 2, 2)))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
 
 
 @triton.jit
 def _promote_kernel(
-    partial_ptr, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k_blocks,
-    stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
-    COLUMNS: tl.constexpr, UNROLL: tl.constexpr,
+    scratch_ptr, out_ptr, n, k_blocks, pitch, scales_at,
+    COLUMNS: tl.constexpr, UNROLL: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    """Launched before the first kernel has ended, for whose results it waits."""
     tiles_n = tl.cdiv(n, COLUMNS)
-    row = tl.program_id(0) // tiles_n
+    row = (tl.program_id(0) // tiles_n).to(tl.int64)
     columns = tl.program_id(0) % tiles_n * COLUMNS + tl.arange(0, COLUMNS)
     inside = columns < n
-    x_scale_ptr += row * stride_xs_m
-    w_scale_ptrs = w_scale_ptr + columns // 128 * stride_ws_n
-    partial_ptrs = partial_ptr + row.to(tl.int64) * n + columns
+    partial_ptrs = scratch_ptr + (row * n + columns) * pitch
+    scale_ptrs = scratch_ptr + scales_at + (row * tl.cdiv(n, 128) + columns // 128) * pitch
     acc = tl.zeros((COLUMNS,), tl.float32)
+    if EARLY:
+        gdc_wait()
     for start in range(0, k_blocks, UNROLL):
         # All loads before the first addition: the compiler leaves them in this order.
         partials, scales = (), ()
-        for ahead in tl.static_range(UNROLL):
-            block = start + ahead
-            there = inside & (block < k_blocks)
-            partial = tl.load(partial_ptrs + ahead * m * n, mask=there, other=0.0)
-            x_scale = tl.load(x_scale_ptr + block * stride_xs_k, mask=block < k_blocks, other=0.0)
-            w_scale = tl.load(w_scale_ptrs + block * stride_ws_k, mask=there, other=0.0)
+        for ahead in tl.static_range(0, UNROLL, 4):
+            there = inside & (start + ahead < k_blocks)
             # Triton's tuples grow by sums alone.
-            partials = partials + (partial,)  # type: ignore[assignment]  # noqa: RUF005
-            scales = scales + (x_scale * w_scale,)  # type: ignore[assignment]  # noqa: RUF005
+            partials = partials + _quad(partial_ptrs + start + ahead, there)
+            scales = scales + _quad(scale_ptrs + start + ahead, there)
         for ahead in tl.static_range(UNROLL):
             further = tl.fma(partials[ahead], scales[ahead], acc)
-            # Not + 0 * 0, which would make +0 of -0.
+            # Not + 0 * 0, which would make +0 of -0; nor what lies past the last k-block.
             acc = tl.where(start + ahead < k_blocks, further, acc)
-        partial_ptrs += UNROLL * m * n
-    out = acc.to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row.to(tl.int64) * n + columns, out, mask=inside)
+    tl.store(out_ptr + row * n + columns, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 class NarrowPlan:
@@ -148,14 +177,20 @@ class NarrowPlan:
                 **options, enable_fp_fusion=False,
             )  # fmt: skip
             return
-        grid = (tiles * triton.cdiv(self.blocks, config.span),)
+        # Places for the k-blocks of one output: a multiple of 16, so that Triton knows that four
+        # numbers can be loaded at once.
+        self.pitch = triton.cdiv(self.blocks, 16) * 16
+        self.products, self.scales = m * n, m * triton.cdiv(n, 128)
+        places = (self.pitch, self.products * self.pitch)
+        early = {"EARLY": not knobs.runtime.interpret}
         self.product = Plan(
-            _partials_kernel, grid, (m, n, k), {"SPAN": config.span} | block, **options
-        )
+            _partials_kernel, (tiles * triton.cdiv(self.blocks, config.span),),
+            (m, n, k, *places, *strides), {"SPAN": config.span} | early | block, **options,
+        )  # fmt: skip
         self.promotion = Plan(
-            _promote_kernel, (m * triton.cdiv(n, COLUMNS),), (m, n, self.blocks, *strides),
-            {"COLUMNS": COLUMNS, "UNROLL": min(UNROLL, triton.next_power_of_2(self.blocks))},
-            num_warps=2, enable_fp_fusion=False,
+            _promote_kernel, (m * triton.cdiv(n, COLUMNS),), (n, self.blocks, *places),
+            {"COLUMNS": COLUMNS, "UNROLL": min(UNROLL, 4 * triton.cdiv(self.blocks, 4))} | early,
+            num_warps=1, enable_fp_fusion=False, launch_pdl=not knobs.runtime.interpret,
         )  # fmt: skip
 
     def __call__(
@@ -167,6 +202,8 @@ class NarrowPlan:
         if not self.split:
             self.product(x.device, *operands, out, x_scale, w_scale)
             return
-        partials = torch.empty(self.blocks, *out.shape, dtype=torch.float32, device=out.device)
-        self.product(x.device, *operands, partials)
-        self.promotion(x.device, partials, out, x_scale, w_scale)
+        scratch = torch.empty(
+            self.products + self.scales, self.pitch, dtype=torch.float32, device=out.device
+        )
+        self.product(x.device, *operands, scratch, x_scale, w_scale)
+        self.promotion(x.device, scratch, out)

@@ -30,7 +30,8 @@ MAX_EXPERTS = 1024
 class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
-    scales: how they come, as in ``fp8_gemm``: ``plain``, ``staged`` or ``ahead``.
+    scales: how they come, as in ``fp8_gemm``: ``plain``, ``staged`` or ``ahead``, before which those of the
+    whole tile are brought into the L2.
     """
 
     block_m: int

@@ -3,10 +3,13 @@
 Bound: memory.  For bf16 input 2 bytes in, 1 out and 4/128 for the scale: 3.03125 B an element.
 Plan: one program takes ROWS tokens by one tile of 128 channels; a row of the tile is 256 contiguous
 bytes of bf16, read 16 bytes a thread, kept in registers between the maximum and the division, and
-written once.  The ROWS scales of a program are neighbours in memory.
+written once.  The ROWS scales of a program are neighbours in memory.  With the rows of experts a
+program takes several tiles, since it has to add the counts up before the first.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
@@ -20,6 +23,7 @@ from kernels._swiglu import rows_end
 TILE = 128
 ROWS = 16
 WARPS = 2
+MOST_TILES = 8  # of a program that adds up counts
 INPUTS = (torch.bfloat16, torch.float16, torch.float32)
 
 _plans = Plans()
@@ -28,27 +32,33 @@ _plans = Plans()
 @triton.jit
 def _act_quant_kernel(
     x_ptr, counts_ptr, q_ptr, scale_ptr, m, k, stride_xm, stride_scale, amax_floor,
-    POW2_SCALE: tl.constexpr, FLOOR: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
-    COUNTS: tl.constexpr, EXPERTS: tl.constexpr,
+    POW2_SCALE: tl.constexpr, FLOOR: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr,
+    TILE: tl.constexpr, COUNTS: tl.constexpr, EXPERTS: tl.constexpr,
 ):  # fmt: skip
     # One dimension, since y ends at 65,535 programs; a row's tiles are neighbours.
-    tiles = k // TILE
-    tile = tl.program_id(0) % tiles
-    rows = tl.program_id(0) // tiles * ROWS + tl.arange(0, ROWS)
-    columns = tile * TILE + tl.arange(0, TILE)
+    chunks = k // (TILES * TILE)
+    chunk = tl.program_id(0) % chunks
+    rows = tl.program_id(0) // chunks * ROWS + tl.arange(0, ROWS)
     # ROWS divides a segment.  COUNTS, of experts, is a constant, so that nothing is passed without.
-    inside = rows < rows_end(counts_ptr, m, COUNTS, tl.program_id(0) // tiles * ROWS, EXPERTS)
-    # 64 bits: M x K passes 2^31 elements at 300,000 tokens of 7168 channels.
-    wide = rows.to(tl.int64)
-    x = tl.load(
-        x_ptr + wide[:, None] * stride_xm + columns[None, :], mask=inside[:, None], other=0.0
-    )
-    x = x.to(tl.float32)
-    amax_bits = tl.max(magnitude_bits(x), axis=1)
-    scale = scale_from_bits(amax_bits, amax_floor, POW2_SCALE, FLOOR)
-    q = payload(x, scale[:, None])
-    tl.store(q_ptr + wide[:, None] * k + columns[None, :], q, mask=inside[:, None])
-    tl.store(scale_ptr + tile.to(tl.int64) * stride_scale + rows, scale, mask=inside)
+    end = rows_end(counts_ptr, m, COUNTS, tl.program_id(0) // chunks * ROWS, EXPERTS)
+    inside = rows < end
+    if not COUNTS or tl.program_id(0) // chunks * ROWS < end:
+        # 64 bits: M x K passes 2^31 elements at 300,000 tokens of 7168 channels.
+        wide = rows.to(tl.int64)
+        for step in range(TILES):
+            tile = chunk * TILES + step
+            columns = tile * TILE + tl.arange(0, TILE)
+            x = tl.load(
+                x_ptr + wide[:, None] * stride_xm + columns[None, :],
+                mask=inside[:, None],
+                other=0.0,
+            )
+            x = x.to(tl.float32)
+            amax_bits = tl.max(magnitude_bits(x), axis=1)
+            scale = scale_from_bits(amax_bits, amax_floor, POW2_SCALE, FLOOR)
+            q = payload(x, scale[:, None])
+            tl.store(q_ptr + wide[:, None] * k + columns[None, :], q, mask=inside[:, None])
+            tl.store(scale_ptr + tile.to(tl.int64) * stride_scale + rows, scale, mask=inside)
 
 
 def act_quant(
@@ -95,12 +105,13 @@ def _checked_plan(
     _swiglu.grouped(counts, None, m)
     _check.runnable("x", x, *_swiglu.present(counts=counts))
     experts, padded_experts = _swiglu.experts(counts)
+    tiles = math.gcd(k // TILE, MOST_TILES) if experts else 1
     return Plan(
-        _act_quant_kernel, (k // TILE * triton.cdiv(m, ROWS),),
+        _act_quant_kernel, (k // (tiles * TILE) * triton.cdiv(m, ROWS),),
         (m, k, x.stride(0), (m + 3) // 4 * 4, float(amax_floor or 0.0)),
         {
-            "POW2_SCALE": pow2_scale, "FLOOR": amax_floor is not None, "ROWS": ROWS, "TILE": TILE,
-            "COUNTS": experts, "EXPERTS": padded_experts,
+            "POW2_SCALE": pow2_scale, "FLOOR": amax_floor is not None, "ROWS": ROWS,
+            "TILES": tiles, "TILE": TILE, "COUNTS": experts, "EXPERTS": padded_experts,
         },
         num_warps=WARPS,
     )  # fmt: skip

@@ -16,10 +16,8 @@ from typing import NamedTuple
 import torch
 import triton
 import triton.language as tl
-from triton import knobs
 
 from kernels import _check
-from kernels._cache import warm_l2
 from kernels._device import Plan, Plans, blueprint, describe, layout, num_sms
 from kernels._fp8_gemm_narrow import NARROW, TOKENS, Narrow, NarrowPlan, choose_narrow
 
@@ -33,8 +31,7 @@ class Config(NamedTuple):
     """Tile of one program.  block_n divides 128, so that a tile has one weight scale a k-block.
 
     scales: how they come.  ``plain``: loaded where they are used.  ``staged``: through shared memory,
-    in the stages of the operands.  ``ahead``: one k-block ahead, and those of the whole tile are
-    brought into the L2 first.
+    in the stages of the operands.  ``ahead``: one k-block ahead.
     flatten: fetch for the next tile before the last one is stored, which costs registers and pays
     where tiles are short.
     """
@@ -72,7 +69,7 @@ CONFIGS: tuple[Config | Narrow, ...] = (
 def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
     """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
     if m <= TOKENS:
-        return choose_narrow(n, sms)
+        return choose_narrow(m, n, sms)
     tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
     if m <= 128 or tiles < sms:
         return _choose_small(triton.cdiv(m, 64), n, k, sms)
@@ -101,7 +98,7 @@ def _fp8_gemm_kernel(
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, AHEAD: tl.constexpr, FLATTEN: tl.constexpr,
-    WARM: tl.constexpr, STAGES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
@@ -119,17 +116,6 @@ def _fp8_gemm_kernel(
         x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
         w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
         acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        if WARM:
-            # A column of the tile's scales is a cold line or two for each k-block, and one k-block of
-            # lead is shorter than the memory's latency.
-            lanes = tl.arange(0, 128)
-            last = k_blocks - 1
-            lines: tl.constexpr = (BLOCK_M + 31) // 32
-            line_rows = tl.minimum(start_m + lanes % lines * 32, m - 1) * stride_xs_m
-            for ahead in range(0, k_blocks, 128 // lines):
-                block_of_lane = tl.minimum(ahead + lanes // lines, last)
-                warm_l2(x_scale_ptr + line_rows + block_of_lane * stride_xs_k)
-            warm_l2(w_scale_ptrs + tl.minimum(lanes * 32, last) * stride_ws_k)
         if AHEAD:
             x_scale = tl.load(x_scale_ptrs)
             w_scale = tl.load(w_scale_ptrs)
@@ -246,7 +232,6 @@ class GemmPlan:
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
                 "AHEAD": config.scales == "ahead", "FLATTEN": config.flatten,
-                "WARM": config.scales == "ahead" and not knobs.runtime.interpret,
                 "STAGES": config.stages if config.scales == "staged" else None,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,

@@ -146,6 +146,7 @@ def test_what_is_lost_is_counted(function: Callable[..., Any], device: str) -> N
 SCALES = {
     "near": (-6, 3), "to the limits": (-64, 64), "below": (-65, 64), "above": (-64, 65),
     "all there are": (-126, 127), "subnormal": (-149, -120), "highest": (60, 127),
+    "fourteen apart": (-5, 9), "fifteen apart": (-5, 10), "all alike": (2, 2),
 }  # fmt: skip
 
 
@@ -182,6 +183,22 @@ def test_losses_of_one_odd_scale(nan: bool, scale: float, device: str) -> None:
         assert_equal(
             got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES
         )
+
+
+@pytest.mark.parametrize("apart", range(15))
+def test_channels_of_small_numbers(apart: int, device: str) -> None:
+    """The last 64 channels are 0 but for small payloads under small scales: some want a new scale of less
+    than 2^-15 of the largest.  The last 16 are 0 or -0."""
+    x = any_payload(128, apart).view(BYTE).clone()
+    x[:, 64:] &= 0x80
+    for channel in range(64, 112):
+        # Bits 0 to 48, from 2^-9 on, and no larger than the channel's number.
+        x[64:, channel] |= (torch.arange(64) + channel) % (channel - 63)
+    scales = torch.full((128, 1), 2.0)
+    scales[64:] = 2.0 ** (1 - apart)
+    given = x.view(E4M3).to(device), scales.to(device)
+    got = act_quant_transpose(*given, pow2_scale=True)
+    assert_equal(got, reference.act_quant_transpose(*given, pow2_scale=True), Exact(), names=NAMES)
 
 
 def test_the_smallest_numbers_beside_the_largest(device: str) -> None:
