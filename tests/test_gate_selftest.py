@@ -354,7 +354,7 @@ def test_the_page_and_the_picture(
     monkeypatch.setattr(_simulate, "ROWS", tuple(Row(kind, 10, 5) for kind in _simulate.KINDS))
     monkeypatch.setattr(_simulate, "STEPS", (0.02, 0.03, 0.05, 0.1))
     monkeypatch.setattr(_processes, "MODELS", _processes.MODELS[:1])
-    monkeypatch.setattr(_processes, "BLOCKS", (5,))
+    monkeypatch.setattr(_processes, "BLOCKS", (8,))
     monkeypatch.setattr(selftest, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(selftest, "PICTURE", tmp_path / "picture.svg")
     given = ["--draws", "1", "--noise", "1", "--runs", "1", "--quiet", "--aa", str(log(40))]
