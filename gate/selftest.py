@@ -107,9 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     text = _page.page(curves, results, _command(options), seconds)
     if options.aa and results:
         own = [one for one in results if one.source == measured.name]
-        text += (
-            f"\n{_cost.text(_cost.read(options.aa, lambda said: _tell(said, options.quiet)), own)}"
-        )
+        clock = _cost.read(options.aa, lambda said: _tell(said, options.quiet))
+        text += f"\n{_cost.text(clock, own)}"
     if options.write:
         PAGE.write_text(text, encoding="utf-8")
         _page.picture(curves, results, PICTURE)

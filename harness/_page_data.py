@@ -133,7 +133,7 @@ def _changed(
     return [
         [labels.index(mark.case), mark.metric, mark.commit, mark.word, mark.text]
         for mark in changes
-        if (mark.machine, mark.operator) == (machine, stem) and mark.case in labels
+        if (mark.machine, mark.operator) == (machine, stem)
     ]
 
 

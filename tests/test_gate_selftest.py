@@ -362,6 +362,8 @@ def test_the_page_and_the_picture(
     text = (tmp_path / "page.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert "40 measured processes, 12 cases" in text
+    assert "which times 12 cases of 1 operators (`fp8_gemm`)" in text
+    assert "| 8 | 32 | 0.0 | " in text
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 
 

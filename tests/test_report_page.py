@@ -28,9 +28,14 @@ KNOWN = {
     OLD[:12]: _history.Commit(0, "the first"),
     NEW[:12]: _history.Commit(1, 'tiles "by" shape </script><b>'),
 }
-CHANGE = _page_changes.Mark(
-    "nvidia-h200", "fp8_gemm", CASE, "device_us", NEW[:12], "improved", "800 to 710 us"
-)
+CHANGES = [
+    _page_changes.Mark("nvidia-h200", "fp8_gemm", case, metric, NEW[:12], word, text)
+    for case, metric, word, text in (
+        (CASE, "device_us", "improved", "800 to 710 us"),
+        (SMALL, "device_us", "noise", "of another case"),
+        (CASE, "registers", "accepted", "of another metric"),
+    )
+]
 NETWORK = re.compile(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""")
 
 
@@ -53,7 +58,7 @@ def load(root: Path) -> list[Log]:
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
     marks = [{"commit": NEW[:12], "verdict": "regressed", "text": "<i>the gate</i>"}]
-    return _page.html(load(root), marks, KNOWN, [CHANGE])
+    return _page.html(load(root), marks, KNOWN, CHANGES)
 
 
 def data(page: str) -> Any:
@@ -122,7 +127,7 @@ def test_versions_stand_side_by_side(page: str) -> None:
 
 def test_the_same_logs_give_the_same_bytes(root: Path, page: str) -> None:
     marks = data(page)["marks"]
-    assert _page.html(list(reversed(load(root))), marks, KNOWN, [CHANGE]) == page
+    assert _page.html(list(reversed(load(root))), marks, KNOWN, CHANGES) == page
 
 
 def test_nothing_that_was_measured_is_taken_for_markup(page: str) -> None:
@@ -266,6 +271,8 @@ def test_a_browser_shows_plots_curves_and_marks(folder: Path, width: int) -> Non
     told = "bbbbbbbb: improved\no m=4096 n=7168 k=16384\n800 to 710 us"
     # In the pictures of all cases and of one; the note of the commit is on each operator's.
     assert seen["signs"].count(told.replace("o m=", "layer=o m=")) == 2
+    assert sum("of another case" in text for text in seen["signs"]) == 1
+    assert not any("of another metric" in text for text in seen["signs"])
     assert seen["signs"].count("bbbbbbbb: regressed\n<i>the gate</i>") == 4
     for word, pictures in (("improved", 2), ("regressed", 4)):
         assert [text[1:] for text in seen["legend"]].count(word) == pictures

@@ -116,6 +116,8 @@ def test_what_a_table_lacks_is_named_below_it(root: Path) -> None:
         f"layer=moe,t={t},h=7168,e=256,k=8,x=e4m3,weights=True,routing=uniform" for t in (128, 1, 16384)
     )  # fmt: skip
     gpu, laptop = Box(root, "h200", H200), Box(root, "laptop", LAPTOP)
+    other = Box(root, "h100", H200 | {"gpu": "NVIDIA H100"}).log("9" * 40, "2026-08-20")
+    put(other, "device_us", [2.0], operator="permute", case=compiled)
     for case in (older, "layer=none,t=2"):
         put(gpu.log("c" * 40, "2026-08-23"), "device_us", [2.0], operator="permute", case=case)
     writer = gpu.log("d" * 40, "2026-08-24")
