@@ -34,6 +34,9 @@ SHARED = ROOT / ".nox" / f"main-{sys.version_info.major}.{sys.version_info.minor
 BARE = bool({"--no-venv", "none"} & set(" ".join(sys.argv).partition(" -- ")[0].split()))
 WORKFLOWS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob(".github/workflows/*.yml"))
 
+# A file's tests stay together: they share what is slow to make.
+PARALLEL = ["-n", "auto", "--dist", "loadfile", "--benchmark-disable"]
+
 nox.needs_version = ">=2025.2.9"
 # Not uv: it does not read pip's configuration, and so passes over the index a machine is set up with.
 nox.options.default_venv_backend = "virtualenv"
@@ -97,8 +100,7 @@ def tests(session: nox.Session) -> None:
     """All tests but the long ones; what needs a GPU, a browser or a network skips with a reason."""
     needs = ["torch", "triton", "numpy", "pytest", "hypothesis"]
     # A box that brings its own Python may lack xdist; a choice of tests is not worth more processes.
-    parallel = ["-n", "auto", "--dist", "loadfile", "--benchmark-disable", "-m", "not long"]
-    spread = [] if BARE or session.posargs else parallel
+    spread = [] if BARE or session.posargs else [*PARALLEL, "-m", "not long"]
     python(session, "-m", "pytest", *spread, *session.posargs, needs=needs)
 
 
@@ -241,11 +243,11 @@ def pinned(session: nox.Session, triton: str, *names: str) -> None:
 @nox.session(python=PYTHONS)
 @nox.parametrize("triton", TRITONS)
 def tests_full(session: nox.Session, triton: str) -> None:
-    """The tests with each Python and Triton that must work, where that Python is installed."""
+    """All tests, the long ones too, with each Python and Triton that must work and Python there is."""
     if BARE:
         session.error("tests_full installs other Tritons: it needs environments of its own")
     pinned(session, triton, "tests", "bench", "report")
-    session.run("python", "-m", "pytest", *session.posargs)
+    session.run("python", "-m", "pytest", *([] if session.posargs else PARALLEL), *session.posargs)
 
 
 @nox.session

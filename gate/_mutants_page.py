@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
@@ -22,15 +23,23 @@ reference is tried twice: against the kernel (parity), and against tests that us
 A run of part of the list replaces the rows of that part.
 """
 HEAD = "| fault | what it models | killed by |\n| --- | --- | --- |\n"
+TOOK = re.compile(r"^All \d+ trials took .*$", re.MULTILINE)
+UNTIMED = "No run of the whole list has been timed yet."
 ELSEWHERE = "not here"
 ALIVE = ("survived", "timeout", "wrong", "not tried")
 
 
-def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before: str = "") -> str:
+def page(
+    verdicts: Sequence[Verdict],
+    faults: Sequence[Fault],
+    gpu: bool,
+    before: str = "",
+    took: str = "",
+) -> str:
     """The whole page.
 
     verdicts: of this run.  faults: the whole list.  before: the page as it was, which keeps the rows
-    of faults that this run did not try whole.
+    of faults that this run did not try whole.  took: of :func:`took`, for a run of the whole list.
     """
     rows = _rows(before)
     by_fault: dict[str, list[Verdict]] = {}
@@ -56,11 +65,18 @@ def page(verdicts: Sequence[Verdict], faults: Sequence[Fault], gpu: bool, before
     if waiting:
         other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
         summary += f" {waiting} more can be found only {other}."
+    kept = TOOK.search(before)
+    summary += f"\n{took or (kept[0] if kept else UNTIMED)}"
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
     for operator in dict.fromkeys(fault.operator for fault in faults):
         parts.append(f"\n## {operator}\n\n{HEAD}")
         parts += [rows[fault.id] + "\n" for fault in faults if fault.operator == operator]
     return "".join(parts)
+
+
+def took(trials: int, seconds: float, jobs: int) -> str:
+    """A sentence.  seconds: of wall time, from the first copy of the tree to the last verdict."""
+    return f"All {trials} trials took {seconds / 60:.1f} minutes of wall time, {jobs} at a time."
 
 
 def _rows(page_text: str) -> dict[str, str]:

@@ -22,7 +22,7 @@ SHOWN_STEPS = (0.02, 0.03, 0.05, 0.10)
 STYLES = {
     _curves.OURS: ("#0072B2", "o"), _curves.ASV: ("#E69F00", "s"), _curves.OTAVA: ("#009E73", "^"),
 }  # fmt: skip
-BLOCKS_SHOWN = 5
+BLOCKS_SHOWN = 8  # what compare runs by default
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#222222")
 INTRODUCTION = """# What the verdicts are worth
 

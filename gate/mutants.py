@@ -230,7 +230,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.sample:
         path = ROOT / "docs" / ("mutants-hopper.md" if given.gpu else "mutants.md")
         before = path.read_text(encoding="utf-8") if path.exists() else ""
-        page = _mutants_page.page(verdicts, everything, given.gpu, before)
+        whole = len(verdicts) == len(trials(everything, given.gpu))
+        took = _mutants_page.took(len(verdicts), seconds, _jobs(given)) if whole else ""
+        page = _mutants_page.page(verdicts, everything, given.gpu, before, took)
         path.write_text(page, encoding="utf-8")
     return max((EXIT[word] for word in words), default=0)
 
@@ -249,13 +251,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return given
 
 
+def _jobs(given: argparse.Namespace) -> int:
+    """Trials at once."""
+    cores = os.cpu_count() or 1
+    return int(given.jobs) or (min(GPU_JOBS, cores) if given.gpu else cores)
+
+
 def _run(waiting: Sequence[Trial], given: argparse.Namespace) -> list[Verdict]:
     """Run and print; those that take one large case of a GPU's memory come last, one at a time."""
-    jobs = given.jobs or (min(GPU_JOBS, os.cpu_count() or 1) if given.gpu else os.cpu_count() or 1)
     verdicts = []
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         os.environ["TRITON_CACHE_DIR"] = str(Path(folder) / "cache")
-        runner = Runner(Path(folder), max(1, min(jobs, len(waiting))), given.gpu)
+        runner = Runner(Path(folder), max(1, min(_jobs(given), len(waiting))), given.gpu)
         _warm(runner.trees[0], given.gpu)
         for large in (False, True):
             if large:

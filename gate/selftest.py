@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gate import _curves, _page, _processes, _simulate
+from gate import _cost, _curves, _page, _processes, _simulate
 from harness._verdict import BROKEN, OK, REGRESSED
 
 if TYPE_CHECKING:
@@ -105,6 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results = processes(sources, options.runs, options.quiet) if options.only != "series" else []
     seconds = time.monotonic() - started
     text = _page.page(curves, results, _command(options), seconds)
+    if options.aa and results:
+        own = [one for one in results if one.source == measured.name]
+        clock = _cost.read(options.aa, lambda said: _tell(said, options.quiet))
+        text += f"\n{_cost.text(clock, own)}"
     if options.write:
         PAGE.write_text(text, encoding="utf-8")
         _page.picture(curves, results, PICTURE)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from harness._history import Commit
     from harness._logs import Log
+    from harness._page_changes import Mark
     from harness._page_tables import View
 
 FOLDER = Path(__file__).parent / "page"
@@ -33,14 +34,20 @@ FACTS = {
 }  # fmt: skip
 
 
-def html(logs: Sequence[Log], marks: Sequence[dict[str, str]], known: dict[str, Commit]) -> str:
-    """The whole page; ``known`` is the history, which orders the commits and names them."""
+def html(
+    logs: Sequence[Log], marks: Sequence[dict[str, str]], known: dict[str, Commit],
+    changes: Sequence[Mark] = (),
+) -> str:  # fmt: skip
+    """The whole page; ``known`` is the history, which orders the commits and names them.
+
+    marks: of harness/_page_marks.py.  changes: of harness/_page_changes.py.
+    """
     logs = _history.ordered(logs, known)
     machines = _page_data.by_machine(logs)
     return Template(_file("template.html")).substitute(
         style=_file("style.css"),
         script="\n".join(_file(name) for name in SCRIPTS),
-        data=_page_data.text(logs, marks, known),
+        data=_page_data.text(logs, marks, known, changes),
         tabs="\n".join(_tab(name) for name in machines),
         machines="\n".join(_machine(name, held) for name, held in machines.items())
         or "<p>Nothing has been measured yet.</p>",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from harness._history import Commit
     from harness._logs import Log
+    from harness._page_changes import Mark
 
 # What a curve can show, in the order of the menu.
 SHOWN = (
@@ -50,10 +51,14 @@ def operators(logs: Iterable[Log]) -> list[str]:
     return sorted(found | {which[0] for log in logs for which in log.statuses} - {MACHINE})
 
 
-def text(logs: Sequence[Log], marks: Sequence[dict[str, str]], known: dict[str, Commit]) -> str:
+def text(
+    logs: Sequence[Log], marks: Sequence[dict[str, str]], known: dict[str, Commit],
+    changes: Sequence[Mark] = (),
+) -> str:  # fmt: skip
     """The page's JSON, an operator a line; no ``<`` in it can end the script that holds it.
 
     logs: from the oldest commit to the newest.  known: the history, for the commits' subjects.
+    changes: of the curves, which the history says.
     """
     shown = {name: list(metrics.METRICS[name]) for name in SHOWN}
     lines = [f'{{"metrics":{_dump(shown)},', f'"marks":{_dump(list(marks))},', '"machines":[']
@@ -68,7 +73,9 @@ def text(logs: Sequence[Log], marks: Sequence[dict[str, str]], known: dict[str, 
         stems = operators(held)
         for stem in stems:
             comma = "," if stem != stems[-1] else ""
-            lines.append(f"{_dump(stem)}:{_dump(operator(stem, held))}{comma}")
+            found = operator(stem, held)
+            found["changes"] = _changed(name, stem, found["cases"], changes)
+            lines.append(f"{_dump(stem)}:{_dump(found)}{comma}")
         lines.append("}}" + ("," if number < len(machines) - 1 else ""))
     return "\n".join([*lines, "]}"])
 
@@ -117,6 +124,17 @@ def operator(stem: str, logs: Sequence[Log]) -> dict[str, Any]:
         "same": [_same(stem, label, logs) for label in labels],
         "broken": [_broken(stem, label, logs) for label in labels],
     }
+
+
+def _changed(
+    machine: str, stem: str, labels: Sequence[str], changes: Iterable[Mark]
+) -> list[list[Any]]:
+    """Of an operator: number of the case, metric, commit, word, text."""
+    return [
+        [labels.index(mark.case), mark.metric, mark.commit, mark.word, mark.text]
+        for mark in changes
+        if (mark.machine, mark.operator) == (machine, stem)
+    ]
 
 
 def _cost(stem: str, label: str) -> list[int] | None:

@@ -1,10 +1,9 @@
-"""What was said about commits beside their numbers: verdicts and notes, for the page's curves.
+"""What the gate, or a person, said about commits beside their numbers, for the page's curves.
 
-``results/verdicts.json`` and ``results/annotations.json``, where they exist: a list of objects, or an
-object whose ``verdicts`` or ``annotations`` is that list.  Each names a ``commit`` (7 or more hex
-digits) and holds a ``verdict`` (``regressed``, ``improved``, ``same``, ``inconclusive``) or a
-``text``.  ``machine``, ``operator``, ``case`` and ``metric`` narrow down what it is about; without
-them it is about all.
+``results/verdicts.json``, where it exists: a list of objects, or an object whose ``verdicts`` is that
+list.  Each names a ``commit`` (7 or more hex digits) and holds a ``verdict`` (``regressed``,
+``improved``, ``same``, ``inconclusive``) or a ``text``.  ``machine``, ``operator``, ``case`` and
+``metric`` narrow down what it is about; without them it is about all.
 """
 
 from __future__ import annotations
@@ -17,36 +16,34 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-FILES = ("verdicts", "annotations")
+NAME = "verdicts"
 VERDICTS = ("regressed", "improved", "same", "inconclusive")
 SCOPE = ("machine", "operator", "case", "metric")
 COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 def load(results: Path, warn: Callable[[str], None]) -> list[dict[str, str]]:
-    """Every mark, in the files' order; what cannot be used is named to ``warn``."""
+    """Every mark, in the file's order; what cannot be used is named to ``warn``."""
     found = []
-    for name in FILES:
-        path = results / f"{name}.json"
-        if path.is_file():
-            for number, item in enumerate(_items(path, name, warn)):
-                problem = _problem(item)
-                if problem:
-                    warn(f"{path}: entry {number}: skipped: {problem}")
-                else:
-                    found.append(_mark(item))
+    path = results / f"{NAME}.json"
+    for number, item in enumerate(_items(path, warn) if path.is_file() else ()):
+        problem = _problem(item)
+        if problem:
+            warn(f"{path}: entry {number}: skipped: {problem}")
+        else:
+            found.append(_mark(item))
     return found
 
 
-def _items(path: Path, name: str, warn: Callable[[str], None]) -> list[Any]:
+def _items(path: Path, warn: Callable[[str], None]) -> list[Any]:
     try:
         read = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         warn(f"{path}: skipped: not JSON: {error}")
         return []
-    items = read.get(name) if isinstance(read, dict) else read
+    items = read.get(NAME) if isinstance(read, dict) else read
     if not isinstance(items, list):
-        warn(f"{path}: skipped: expected a list, or an object with a list {name!r}")
+        warn(f"{path}: skipped: expected a list, or an object with a list {NAME!r}")
         return []
     return items
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from benchmarks import cases
+from harness import _missing
 from harness._lines import cell, short, timed
 from harness._logs import GEMM, OURS, QUANTISERS, newest
 from harness._markdown import count, markdown, micro, percent, rate
@@ -46,4 +47,5 @@ def experts(logs: Sequence[Log]) -> tuple[Log, str] | None:
         ]
         for line in lines
     ]
-    return log, markdown(HEADER, rows, left=2)
+    lacks = _missing.sentence(logs, log, lines, stems, ("device_us",), part="layer=")
+    return log, markdown(HEADER, rows, left=2) + lacks

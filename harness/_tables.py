@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from typing import TYPE_CHECKING
 
+from benchmarks import cases
+from harness import _missing
 from harness._lines import cell, extra, get, lines_where, short, timed
 from harness._logs import GEMM, OURS, QUANTISERS, newest, quantile
 from harness._markdown import NONE, THROTTLED, count, markdown, micro, percent, rate
@@ -22,6 +24,7 @@ NAMES = {
     "cublaslt": "cuBLASLt", "deep_gemm": "DeepGEMM", "sglang": "SGLang", "vllm": "vLLM",
     "transformer_engine": "TransformerEngine",
 }  # fmt: skip
+TIMES = ("device_us",)
 CODEGEN = ("registers", "spills", "shared_bytes", "wgmma", "instructions")
 
 
@@ -69,7 +72,8 @@ def fp8_gemm(logs: Sequence[Log]) -> str:
         "allow, over the time taken. `X / ours` is X's time over ours: above 1, ours is "
         "faster. Differing elements: those checked that have not the reference's bits."
     )
-    return f"{said}\n\n{markdown(header, rows, left=1)}"
+    lacks = _missing.sentence(logs, log, lines, GEMM, TIMES)
+    return f"{said}\n\n{markdown(header, rows, left=1)}{lacks}"
 
 
 def _gemm_row(log: Log, line: Line, others: Sequence[str], more: str) -> list[str]:
@@ -130,9 +134,7 @@ def quantisers(logs: Sequence[Log]) -> str:
     rows = [
         [
             f"`{line.operator}`",
-            line.fields.get("layer", NONE) + extra(line, lines),
-            " x ".join(line.fields[name] for name in ("m", "n", "k") if name in line.fields)
-            or line.case,
+            *_layer_and_shape(line, lines),
             cell(log, line, OURS, "device_us", micro),
             cell(log, line, OURS, "gbps", rate),
             cell(log, line, OURS, "copy_fraction", percent),
@@ -145,7 +147,17 @@ def quantisers(logs: Sequence[Log]) -> str:
         "state, over the time taken."
     )
     header = ["operator", "layer", "shape", "us", "GB/s", "of a copy"]
-    return f"{said}\n\n{markdown(header, rows, left=2)}"
+    lacks = _missing.sentence(logs, log, lines, QUANTISERS, TIMES)
+    return f"{said}\n\n{markdown(header, rows, left=2)}{lacks}"
+
+
+def _layer_and_shape(line: Line, lines: Sequence[Line]) -> tuple[str, str]:
+    """Two cells.  Rows that tokens were sent to have no M: there the label says what they are."""
+    layer = line.fields.get("layer", NONE)
+    sides = [line.fields[name] for name in ("m", "n", "k") if name in line.fields]
+    if {"m", "n"} & set(line.fields):
+        return layer + extra(line, lines), " x ".join(sides)
+    return layer, short(line, lines).removeprefix(f"layer={layer},")
 
 
 def moe(logs: Sequence[Log]) -> str:
@@ -182,23 +194,17 @@ def codegen(logs: Sequence[Log]) -> str:
         named = label if len(lines) == 1 else f"{len(lines)} cases, such as {label}"
         rows.append([operator, named, *figures, compile_s])
     header = [
-        "operator",
-        "cases",
-        "registers",
-        "spills, B",
-        "shared, B",
-        "wgmma",
-        "instructions",
-        "wgmma shapes",
-        "compile, s",
-    ]
+        "operator", "cases", "registers", "spills, B", "shared, B", "wgmma", "instructions",
+        "wgmma shapes", "compile, s",
+    ]  # fmt: skip
     said = (
         f"{source(log)} Compiled for sm_90, without a GPU, with the launcher's specialisation. "
         "Registers are a thread's and shared memory a block's, the most of any kernel of the call; "
         "spills (local memory a thread), wgmma and instructions (in the SASS) are summed over its "
         "kernels. Compile time is cold, the cases' median."
     )
-    return f"{said}\n\n{markdown(header, rows, left=2)}"
+    lacks = _missing.sentence(logs, log, shown, cases.names(), CODEGEN)
+    return f"{said}\n\n{markdown(header, rows, left=2)}{lacks}"
 
 
 def _shapes(log: Log, line: Line) -> str:
@@ -237,7 +243,9 @@ def launch(logs: Sequence[Log]) -> str:
         "the median of each case, then the median, least and most over the operator's cases."
     )
     header = ["operator", "implementation", "cases", "median", "least", "most"]
-    return f"{said}\n\n{markdown(header, rows, left=2)}"
+    shown = lines_where(log, lambda key: key.implementation == OURS and key.metric == "launch_us")
+    lacks = _missing.sentence(logs, log, shown, cases.names(), ("launch_us",))
+    return f"{said}\n\n{markdown(header, rows, left=2)}{lacks}"
 
 
 def roofline(logs: Sequence[Log], picture: Path) -> str:
@@ -255,14 +263,8 @@ def roofline(logs: Sequence[Log], picture: Path) -> str:
 def machines(logs: Sequence[Log]) -> str:
     """Every machine as it was set up, and when it was measured; a change of driver is a new row."""
     header = [
-        "machine",
-        "GPU",
-        "driver",
-        "SM / memory clock, MHz",
-        "power limit, W",
-        "measured",
-        "logs",
-    ]
+        "machine", "GPU", "driver", "SM / memory clock, MHz", "power limit, W", "measured", "logs",
+    ]  # fmt: skip
     groups: dict[tuple[str, ...], list[Log]] = {}
     for log in logs:
         clocks = f"{log.fact('sm_clock_max_mhz')} / {log.fact('memory_clock_max_mhz')}"

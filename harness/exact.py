@@ -6,6 +6,9 @@ problem itself.  Results lie in memory filled with NaN before, so that an elemen
 ``--configs`` also runs every configuration of a kernel that has several (``CONFIGS`` and ``run`` of
 its module), not only the one its launcher chooses.
 
+``--out FILE`` keeps what was found, as results/MACHINE/exact/COMMIT.json, case by case: a file that is
+there already is added to.  ``--write`` makes docs/exact.md of the files that are there, and needs no GPU.
+
 Exit codes: 0 nothing differs, 1 something differs or fails, 2 the command line asks for what there
 is not, 3 there is no Hopper GPU.
 """
@@ -22,10 +25,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import cases, compare, fingerprint, parity
-from harness import _problem, doctor
+from harness import _evidence, _problem, doctor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
@@ -179,9 +182,13 @@ def chosen(operators: Sequence[str], part: str | None) -> list[tuple[str, Case]]
 
 
 def examine(
-    problems: Sequence[tuple[str, Case]], device: str = "cuda", *, configs: bool = False
-) -> int:
-    """Check each problem and say what came of it; the number of results that are wrong or failed."""
+    problems: Sequence[tuple[str, Case]], device: str = "cuda", *, configs: bool = False,
+    keep: Callable[[dict[str, Any]], None] = _evidence.forget,
+) -> int:  # fmt: skip
+    """Check each problem and say what came of it; the number of results that are wrong or failed.
+
+    keep: called with the row of each case that is to be kept (harness/_evidence.py).
+    """
     wrong = differing = elements = results_ = 0
     begun = time.monotonic()
     for stem, case in problems:
@@ -190,7 +197,9 @@ def examine(
             found = check(stem, case, device, configs=configs)
         except Exception as error:  # noqa: BLE001  (one case's failure says nothing of the others)
             found = [Found(stem, case.label, LAUNCHER, 0, 0, f"{type(error).__name__}: {error}")]
-        print(_line(found, time.monotonic() - start), flush=True)
+        seconds = time.monotonic() - start
+        print(_line(found, seconds), flush=True)
+        keep(_evidence.exact_row(found, seconds))
         for one in found:
             wrong += bool(one.message)
             differing += one.differing
@@ -228,9 +237,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--configs", action="store_true", help="every configuration, not only the launcher's"
     )
+    _evidence.options(parser)
     options = parser.parse_args(arguments)
+    if options.write:
+        _evidence.write()
+        return 0
     try:
         problems = chosen(options.operators, options.cases)
+        keep = _evidence.keeper(options, ("operator", "case"))
     except _problem.UsageError as error:
         print(error, file=sys.stderr)
         return 2
@@ -244,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.pop("TRITON_INTERPRET", None)
     doctor.require(["torch", "triton"], "exact")
     print(f"{_problem.tree()}; {_problem.machine()}", flush=True)
-    return 1 if examine(problems, configs=options.configs) else 0
+    return 1 if examine(problems, configs=options.configs, keep=keep) else 0
 
 
 if __name__ == "__main__":

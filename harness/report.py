@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import _history, _logs, _page, _page_marks, _tables, doctor
+from harness import _history, _logs, _page, _page_changes, _page_marks, _tables, doctor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,8 +115,14 @@ def browsed(root: Path, logs: Sequence[Log], repository: Path | None = None) -> 
     repository: where git is asked, unless that is ``root``.
     """
     known = _history.commits(repository or root)
-    marks = _page_marks.load(root / "results", lambda text: print(text, file=sys.stderr))
-    return _page.html(logs, marks, known), _history.whole(logs, known)
+
+    def warn(said: str) -> None:
+        print(said, file=sys.stderr)
+
+    marks = _page_marks.load(root / "results", warn)
+    annotations = root / "results" / "annotations.toml"
+    changes = _page_changes.marks(logs, repository or root, known, annotations, warn)
+    return _page.html(logs, marks, known, changes), _history.whole(logs, known)
 
 
 def stale(root: Path, texts: dict[Path, str]) -> list[Path]:

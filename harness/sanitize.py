@@ -8,6 +8,9 @@ configurations runs all of them, also on two multiprocessors, so that programs w
 Operands are drawn on the CPU and copied, so that torch launches no kernel of its own: what is
 reported is ours.
 
+``--out FILE`` keeps the verdicts, as results/MACHINE/sanitize/COMMIT.json: a file that is there already
+is added to.  ``--write`` makes docs/exact.md of the files that are there, and needs no GPU.
+
 Exit codes: 0 clean, 1 errors or a run that did not finish, 2 the command line asks for what there
 is not, 3 no compute-sanitizer or no Hopper GPU.
 """
@@ -25,16 +28,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import cases, fingerprint
-from harness import _cuda_tools, _problem, doctor, exact
+from harness import _cuda_tools, _evidence, _problem, doctor, exact
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
 
     from benchmarks.cases import Case
 
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+TOOLS = _evidence.TOOLS
 ERRORS = 9  # the sanitizer's exit code when it found something
 SECONDS = 600  # of one tool on one operator
 STEPS = 60  # interpreter steps of a case that is small enough
@@ -124,15 +127,8 @@ def command(stem: str, tool: str | None, sanitizer: str) -> list[str]:
     if tool is None:
         return plain
     # application-only: Triton starts ptxas, which is none of the sanitizer's business.
-    options = [
-        "--tool",
-        tool,
-        "--error-exitcode",
-        str(ERRORS),
-        "--target-processes",
-        "application-only",
-    ]
-    return [sanitizer, *options, *plain]
+    options = ["--tool", tool, "--error-exitcode", str(ERRORS)]
+    return [sanitizer, *options, "--target-processes", "application-only", *plain]
 
 
 def environment(tool: str | None) -> dict[str, str]:
@@ -184,9 +180,13 @@ def verdict(output: str, code: int) -> tuple[int | None, str]:
 
 
 def examine(
-    stems: Sequence[str], tools: Sequence[str], sanitizer: str, jobs: int = 1
-) -> list[Finding]:
-    """Every tool on every operator, ``jobs`` operators at a time, with a line as each ends."""
+    stems: Sequence[str], tools: Sequence[str], sanitizer: str, jobs: int = 1,
+    keep: Callable[[Finding], None] = _evidence.forget,
+) -> list[Finding]:  # fmt: skip
+    """Every tool on every operator, ``jobs`` operators at a time, with a line as each ends.
+
+    keep: called with each finding, in order.
+    """
 
     def one(stem: str) -> list[Finding]:
         bare = run(stem, None, sanitizer)
@@ -199,19 +199,20 @@ def examine(
             print(f"{stem} {tool}: {said(found[-1])} ({found[-1].seconds:.0f} s)", flush=True)
         return found
 
+    every: list[Finding] = []
     with ThreadPoolExecutor(jobs) as pool:
-        return [finding for found in pool.map(one, stems) for finding in found]
+        for finding in (finding for found in pool.map(one, stems) for finding in found):
+            keep(finding)
+            every.append(finding)
+    return every
 
 
 def said(one: Finding) -> str:
     """The finding in a few words."""
     if one.clean:
         return "clean"
-    return (
-        f"did not finish: {one.first}"
-        if one.errors is None
-        else f"{one.errors} errors: {one.first}"
-    )
+    came = "did not finish" if one.errors is None else f"{one.errors} errors"
+    return f"{came}: {one.first}"
 
 
 def show(found: Sequence[Finding], tools: Sequence[str]) -> None:
@@ -252,6 +253,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "-j", "--jobs", type=int, default=JOBS, help=f"operators at a time; default {JOBS}"
     )
+    _evidence.options(parser)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
@@ -262,9 +264,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.child:
         child(options.child)
         return 0
+    if options.write:
+        _evidence.write()
+        return 0
     try:
         stems = [_problem.operator(text) for text in options.operators] or cases.names()
         tools = known(options.tools.split(","))
+        keep = _evidence.keeper(options, ("operator", "tool"))
     except _problem.UsageError as error:
         print(error, file=sys.stderr)
         return 2
@@ -283,7 +289,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     doctor.require(["torch", "triton", "rich"], "sanitize")
     print(f"{_problem.tree()}; {_problem.machine()}; {Path(sanitizer)}", flush=True)
-    found = examine(stems, tools, sanitizer, max(1, options.jobs))
+    found = examine(
+        stems, tools, sanitizer, max(1, options.jobs),
+        lambda one: keep(_evidence.sanitize_row(one, len(reduced(one.operator)))),
+    )  # fmt: skip
     show(found, tools)
     return 0 if all(one.clean for one in found) else 1
 

@@ -354,7 +354,7 @@ def test_the_page_and_the_picture(
     monkeypatch.setattr(_simulate, "ROWS", tuple(Row(kind, 10, 5) for kind in _simulate.KINDS))
     monkeypatch.setattr(_simulate, "STEPS", (0.02, 0.03, 0.05, 0.1))
     monkeypatch.setattr(_processes, "MODELS", _processes.MODELS[:1])
-    monkeypatch.setattr(_processes, "BLOCKS", (5,))
+    monkeypatch.setattr(_processes, "BLOCKS", (8,))
     monkeypatch.setattr(selftest, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(selftest, "PICTURE", tmp_path / "picture.svg")
     given = ["--draws", "1", "--noise", "1", "--runs", "1", "--quiet", "--aa", str(log(40))]
@@ -362,6 +362,8 @@ def test_the_page_and_the_picture(
     text = (tmp_path / "page.md").read_text()
     assert text.strip() == capsys.readouterr().out.strip()
     assert "40 measured processes, 12 cases" in text
+    assert "which times 12 cases of 1 operators (`fp8_gemm`)" in text
+    assert "| 8 | 32 | 0.0 | " in text
     assert (tmp_path / "picture.svg").read_text().startswith("<?xml")
 
 

@@ -111,10 +111,10 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.cpu
 @pytest.mark.long
 def test_a_sample_is_killed() -> None:
-    done = run("--sample", "6", "--seed", "3", "-j", "2")
+    done = run("--sample", "10", "--seed", "1", "-j", "2")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.splitlines()[-1].startswith("6 trials in ")
-    assert done.stdout.splitlines()[-1].endswith(": 6 killed")
+    assert done.stdout.splitlines()[-1].startswith("10 trials in ")
+    assert done.stdout.splitlines()[-1].endswith(": 10 killed")
 
 
 @pytest.mark.cpu
@@ -161,13 +161,15 @@ def test_without_a_gpu() -> None:
     assert (done.returncode, done.stdout) == (3, "")
 
 
-def page(words: Sequence[str], before: str = "") -> str:
+def page(words: Sequence[str], before: str = "", took: str = "") -> str:
     faults = [changed(name=str(number)) for number in range(3)]
     found = [
         mutants.Verdict(mutants.Trial(fault, "tests"), word, "tests/t.py::a[x|y]", "", 0.0)
         for fault, word in zip(faults, words, strict=False)
     ]
-    return _mutants_page.page(found, [*faults, changed(name="g", gpu="a race")], False, before)
+    return _mutants_page.page(
+        found, [*faults, changed(name="g", gpu="a race")], False, before, took
+    )
 
 
 def test_the_page() -> None:
@@ -178,6 +180,16 @@ def test_the_page() -> None:
     assert "| `act_quant/g` | m | not here: a race |" in whole
     assert page(["killed", "killed"], whole).count("t.py::a") == 3  # the third row is kept
     assert "| `act_quant/2` | m | not tried |" in page(["killed", "killed"])
+
+
+def test_the_page_says_how_long_the_whole_list_took() -> None:
+    """A run of part of it keeps what a whole one said."""
+    said = _mutants_page.took(5, 93.0, 2)
+    assert said == "All 5 trials took 1.6 minutes of wall time, 2 at a time."
+    whole = page(["killed"] * 3, page(["killed"] * 3), said)
+    assert f"\n{said}\n" in whole
+    assert page(["killed"], whole).count(said) == 1
+    assert _mutants_page.UNTIMED in page(["killed"] * 3)
 
 
 def test_the_page_is_of_this_list() -> None:

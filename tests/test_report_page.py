@@ -16,7 +16,7 @@ from tests._tree import CASE, H200, LAPTOP, NEW, OLD, SMALL, Box, grow, put
 
 pytest.importorskip("pandas", reason="the report needs pandas")
 
-from harness import _history, _logs, _page, report
+from harness import _history, _logs, _page, _page_changes, report
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +28,14 @@ KNOWN = {
     OLD[:12]: _history.Commit(0, "the first"),
     NEW[:12]: _history.Commit(1, 'tiles "by" shape </script><b>'),
 }
+CHANGES = [
+    _page_changes.Mark("nvidia-h200", "fp8_gemm", case, metric, NEW[:12], word, text)
+    for case, metric, word, text in (
+        (CASE, "device_us", "improved", "800 to 710 us"),
+        (SMALL, "device_us", "noise", "of another case"),
+        (CASE, "registers", "accepted", "of another metric"),
+    )
+]
 NETWORK = re.compile(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""")
 
 
@@ -50,7 +58,7 @@ def load(root: Path) -> list[Log]:
 @pytest.fixture(scope="module")
 def page(root: Path) -> str:
     marks = [{"commit": NEW[:12], "verdict": "regressed", "text": "<i>the gate</i>"}]
-    return _page.html(load(root), marks, KNOWN)
+    return _page.html(load(root), marks, KNOWN, CHANGES)
 
 
 def data(page: str) -> Any:
@@ -119,7 +127,7 @@ def test_versions_stand_side_by_side(page: str) -> None:
 
 def test_the_same_logs_give_the_same_bytes(root: Path, page: str) -> None:
     marks = data(page)["marks"]
-    assert _page.html(list(reversed(load(root))), marks, KNOWN) == page
+    assert _page.html(list(reversed(load(root))), marks, KNOWN, CHANGES) == page
 
 
 def test_nothing_that_was_measured_is_taken_for_markup(page: str) -> None:
@@ -210,7 +218,8 @@ frame.addEventListener("load", () => setTimeout(() => {
     plots: all("figure[data-family]").map((node) => [node.dataset.family, all(".mark", node).length]),
     curves: all(".history").map((node) => all(".mark", node).length),
     sparks: all(".spark svg").length,
-    marks: all("text.halo").filter((node) => node.textContent === "▲").length,
+    signs: all("text.sign").map((node) => node.getAttribute("aria-label")),
+    legend: all(".legend li").map((node) => node.textContent),
     small: all("svg text").filter((node) => node.getScreenCTM().a < 0.95).length,
     requests: at.performance.getEntriesByType("resource").length,
     kept: {},
@@ -259,7 +268,14 @@ def test_a_browser_shows_plots_curves_and_marks(folder: Path, width: int) -> Non
     assert seen["plots"] == [["gemm", 3], ["memory", 1]]
     assert all(seen["curves"])
     assert seen["sparks"] == 2
-    assert seen["marks"] >= 2
+    told = "bbbbbbbb: improved\no m=4096 n=7168 k=16384\n800 to 710 us"
+    # In the pictures of all cases and of one; the note of the commit is on each operator's.
+    assert seen["signs"].count(told.replace("o m=", "layer=o m=")) == 2
+    assert sum("of another case" in text for text in seen["signs"]) == 1
+    assert not any("of another metric" in text for text in seen["signs"])
+    assert seen["signs"].count("bbbbbbbb: regressed\n<i>the gate</i>") == 4
+    for word, pictures in (("improved", 2), ("regressed", 4)):
+        assert [text[1:] for text in seen["legend"]].count(word) == pictures
     assert seen["small"] == 0, "text smaller than the style says"
     assert seen["requests"] == 0
     assert seen["kept"] == {"m=4096": 2, "m=409": 0, "o FP8 4096": 1, "m=4096 act": 1}
@@ -283,10 +299,16 @@ def opened(path: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
-def test_it_opens_from_the_disk_without_a_complaint(folder: Path) -> None:
-    document, said = opened(folder / "report.html")
+@pytest.mark.parametrize("committed", [False, True])
+def test_it_opens_from_the_disk_without_a_complaint(folder: Path, committed: bool) -> None:
+    path = ROOT / report.BROWSED if committed else folder / "report.html"
+    if not path.is_file():
+        pytest.skip("results/report.html is not here")
+    document, said = opened(path)
     assert "CONSOLE" not in said
     assert document.count("<figure data-family") == 2
+    assert not committed or document.count('class="mark"') > 100
+    assert re.search(r'aria-label="[0-9a-f]{8}: \w+', document), "no sign of a change"
 
 
 def test_a_complaint_would_be_seen(folder: Path) -> None:

@@ -110,6 +110,50 @@ def test_the_other_tables(root: Path) -> None:
     assert "`nvidia-h200`" in (root / "results" / "README.md").read_text()
 
 
+def test_what_a_table_lacks_is_named_below_it(root: Path) -> None:
+    """Of the commit's other logs, of this machine's older ones; not what is no case, or failed."""
+    lost, older, compiled = (
+        f"layer=moe,t={t},h=7168,e=256,k=8,x=e4m3,weights=True,routing=uniform" for t in (128, 1, 16384)
+    )  # fmt: skip
+    gpu, laptop = Box(root, "h200", H200), Box(root, "laptop", LAPTOP)
+    other = Box(root, "h100", H200 | {"gpu": "NVIDIA H100"}).log("9" * 40, "2026-08-20")
+    put(other, "device_us", [2.0], operator="permute", case=compiled)
+    for case in (older, "layer=none,t=2"):
+        put(gpu.log("c" * 40, "2026-08-23"), "device_us", [2.0], operator="permute", case=case)
+    writer = gpu.log("d" * 40, "2026-08-24")
+    put(writer, "device_us", [2.0], operator="unpermute", case="layer=moe,t=1")
+    status = {"operator": "permute", "case": lost, "implementation": "kernels", "phase": "run"}
+    writer.append("status", **status, status="failed", reason="why")
+    run(root)
+    said = "Not measured at this commit: `permute` (1 case, last at cccccccccccc).\n"
+    assert said in (root / "README.md").read_text()
+    for case in (compiled, lost, "t=16,h=1024,e=32,k=4"):
+        put(laptop.log("d" * 40, "2026-08-24"), "spills", [0], operator="permute", case=case)
+    run(root)
+    text = (root / "README.md").read_text()
+    assert said not in text
+    assert (
+        "Not measured at this commit: `permute` (1 case, last at cccccccccccc), "
+        "`permute` (1 case, never on this machine).\n"
+    ) in text
+    put(writer, "device_us", [2.0], operator="permute", case=older)
+    put(writer, "device_us", [2.0], operator="permute", case=compiled)
+    run(root)
+    before, _, _ = (root / "README.md").read_text().partition("before launch")
+    assert "`permute` (" not in before.partition("before codegen")[0]
+
+
+def test_rows_that_tokens_were_sent_to_have_a_label_for_a_shape(root: Path) -> None:
+    """Their k is how many experts a token has, and no side of a matrix."""
+    writer = Box(root, "nvidia-h200", H200).log(NEW)
+    label = "layer=moe,t=4096,c=4096,e=256,k=8,routing=uniform,pow2=True"
+    put(writer, "device_us", [184.1], operator="act_quant", case=label)
+    run(root)
+    assert ["`act_quant`", "moe"] in [row[:2] for row in table(root, "quantisers")]
+    (shape,) = [row[2] for row in table(root, "quantisers") if row[1] == "moe"]
+    assert {"t=4096", "k=8", "c=4096"} <= set(shape.split(","))
+
+
 def test_cases_that_compile_alike_share_a_row(root: Path) -> None:
     writer = Box(root, "nvidia-h200", H200).log("c" * 40, "2026-09-01")
     for case, registers in ((CASE, 168), (SMALL, 168), ("m=7,n=1,k=128,out=fp32,data=normal", 90)):

@@ -25,12 +25,24 @@ function spark(cell, values) {
   make("circle", { cx, cy, r: 2.5, fill: "var(--c0)" }, svg);
 }
 
-// Which marks are about this commit and what the curve shows.
-function marksOf(machine, operator, label, metric, commit) {
+// Marks of a commit: their signs, in the order in which they stand.  What is not here is a note.
+const SIGNS = {
+  regressed: ["▲", "bad-mark"], recovered: ["△", "bad-mark"], accepted: ["◇", "words"], improved: ["▼", "good-mark"],
+  harmless: ["○", "words"], changed: ["↕", "words"], noise: ["≈", "words"], inconclusive: ["?", "words"], same: ["=", "words"], note: ["◆", "words"],
+};
+
+// What the gate's verdicts, and the history, say of this commit and of what the curve shows, by sign.
+function marksOf(machine, operator, number, metric, commit) {
+  const held = machine.operators[operator], label = number < 0 ? null : held.cases[number];
   const fits = (item, name, value) => item[name] === undefined || value === null || item[name] === value;
-  return DATA.marks.filter((item) => commit.startsWith(item.commit.slice(0, commit.length)) &&
+  const found = DATA.marks.filter((item) => commit.startsWith(item.commit.slice(0, commit.length)) &&
     fits(item, "machine", machine.name) && fits(item, "operator", operator) &&
     fits(item, "case", label) && fits(item, "metric", metric));
+  for (const [one, of, at, verdict, text] of held.changes) {
+    if (of === metric && commit.startsWith(at) && (number < 0 || number === one)) found.push({ commit: at, verdict, case: held.short[one].replaceAll(",", " "), text });
+  }
+  const signs = Object.keys(SIGNS).map((sign) => [sign, found.filter((item) => (item.verdict in SIGNS ? item.verdict : "note") === sign)]);
+  return signs.filter((pair) => pair[1].length);
 }
 
 function spread(lows, highs, least, log) {
@@ -70,8 +82,11 @@ function history(place, machine, operator, metric, number, front) {
     return numeric(time) && numeric(share) ? time * share : null;
   }) : [];
   if (limits.some(numeric)) key.push({ words: "limit", dash: "2 3", stroke: "var(--faint)" });
+  const marks = commits.map((commit) => marksOf(machine, operator, number, metric, commit)), room = 14 * Math.max(0, ...marks.map((signs) => signs.length));
+  const seen = new Set(marks.flat().map((pair) => pair[0]));
+  for (const [words, [sign, style]] of Object.entries(SIGNS)) if (seen.has(words)) key.push({ words, sign, style });
   legend(place, key);
-  const c = canvas(place, 230, `${metric} of ${operator}, ${label ?? "all cases"}, over ${commits.length} commits`);
+  const c = canvas(place, 230 + room, `${metric} of ${operator}, ${label ?? "all cases"}, over ${commits.length} commits`, room);
   const values = curves.flatMap((item) => item.points.map((point) => point[1]).filter(numeric).map((value) => value / item.base)).concat(limits.filter(numeric));
   // A case's own picture has room for its boxes.
   const boxes = all || metric !== "device_us" ? [] : sides.flatMap((side) => ["low", "high"].flatMap((edge) => logs.map((_, log) => at(held.series[side][edge], number, log)))).filter(numeric);
@@ -86,7 +101,7 @@ function history(place, machine, operator, metric, number, front) {
   curves.sort((a, b) => (a.one === front) - (b.one === front));
   for (const item of curves) drawCurve(c, item, { front, held, logs, machine, operator, metric, unit, all, y, at: place_ });
   for (const [log, word] of all ? [] : held.broken[number]) make("text", { x: place_(log), y: c.bottom - 6, "text-anchor": "middle", class: "bad-mark" }, c.svg, `✕ ${word}`);
-  for (const commit of commits) drawMarks(c, marksOf(machine, operator, label, metric, commit), place_(logs.findIndex((log) => log.commit === commit)));
+  commits.forEach((commit, index) => drawMarks(c, marks[index], place_(logs.findIndex((log) => log.commit === commit)), room));
   tips(c);
 }
 
@@ -128,12 +143,17 @@ function drawCurve(c, item, of) {
   }
 }
 
-const GLYPHS = { regressed: ["▲", "bad-mark"], improved: ["▼", "good-mark"], same: ["=", "words"], inconclusive: ["?", "words"] };
-function drawMarks(c, marks, px) {
-  marks.slice(0, 3).forEach((item, index) => {
-    const [glyph, style] = GLYPHS[item.verdict] ?? ["◆", "words"], py = c.top + 4 + 13 * index;
-    const node = make("text", { x: px, y: py, "text-anchor": "middle", class: `${style} halo` }, c.svg, glyph);
-    c.points.push({ x: px, y: py - 4, node, words: [item.commit.slice(0, 8), item.verdict, item.operator, item.case, item.metric, item.text].filter(Boolean).join("\n") });
+const MOST = 4; // cases that a tip names
+
+// Above the curves, a sign a verdict, with a number where it is of several cases.
+function drawMarks(c, signs, px, room) {
+  signs.forEach(([sign, items], index) => {
+    const [glyph, style] = SIGNS[sign], py = c.top - room + 10 + 14 * index;
+    const node = make("text", { x: px, y: py, "text-anchor": "middle", class: `${style} sign` }, c.svg, items.length > 1 ? `${glyph}${items.length}` : glyph);
+    const more = items.length > MOST ? [`and ${items.length - MOST} more`] : [];
+    const words = [`${items[0].commit.slice(0, 8)}: ${sign}`, ...items.slice(0, MOST).map((item) => [item.operator, item.case, item.metric, item.text].filter(Boolean).join("\n")), ...more].join("\n");
+    node.setAttribute("aria-label", words);
+    c.points.push({ x: px, y: py - 4, node, words });
   });
 }
 
@@ -173,7 +193,7 @@ function roofline(figure, machine, computed) {
   else {
     const inside = copies.filter(([bytes, rate]) => bytes >= x.low && bytes <= x.high && rate >= y.low);
     line(c, inside.map(([bytes, rate]) => [x(bytes), y(rate)]), { class: "roof" });
-    if (inside.length) make("text", { class: "words halo", x: c.right, y: y(inside[inside.length - 1][1]) - 9, "text-anchor": "end" }, c.svg, "copy, measured");
+    if (inside.length) make("text", { class: "words halo", x: x(inside[0][0]) - 4, y: y(inside[0][1]) - 6, "text-anchor": "end" }, c.svg, "copy, measured");
   }
   for (const point of points.sort((a, b) => (a.side === "kernels") - (b.side === "kernels"))) {
     const number = stems.indexOf(point.stem), unit = computed ? "TFLOP/s" : "GB/s";

@@ -24,11 +24,11 @@ function element(name, attributes, parent, text) {
   return node;
 }
 
-// An empty picture of the width of its place; inside is where data go.
-function canvas(place, height, label) {
+// An empty picture of the width of its place; inside is where data go.  room: for signs above them.
+function canvas(place, height, label, room = 0) {
   const width = Math.max(240, place.clientWidth);
   const svg = make("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": label }, place);
-  return { svg, left: 52, right: width - 14, top: 22, bottom: height - 42, points: [] };
+  return { svg, left: 52, right: width - 14, top: 22 + room, bottom: height - 42, points: [] };
 }
 
 function scale(low, high, from, to, log) {
@@ -100,6 +100,7 @@ function legend(place, items) {
     svg.style.width = "22px";
     if (item.dash !== undefined) make("line", { x1: 0, x2: 22, y1: 6, y2: 6, stroke: item.stroke ?? colour(item.number), "stroke-width": 2, "stroke-dasharray": item.dash }, svg);
     if (item.number !== undefined) make("path", { d: shape(item.number), transform: "translate(11,6)", fill: item.hollow ? "var(--ground)" : colour(item.number), stroke: colour(item.number), "stroke-width": 1.5 }, svg);
+    if (item.sign) { svg.setAttribute("width", 14); svg.style.width = "14px"; make("text", { x: 7, y: 11, "text-anchor": "middle", class: item.style }, svg, item.sign); }
     entry.append(item.words);
   }
 }

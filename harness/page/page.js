@@ -55,8 +55,10 @@ function controls(part, machine, operator, held) {
   held.short.forEach((words, number) => element("option", { value: number, title: held.cases[number] }, which, words.replaceAll(",", " ")));
   if (!metric.options.length) { place.replaceChildren(); return; }
   if (!held.series.kernels?.device_us && held.series.kernels?.instructions) metric.value = "instructions";
-  const cost = (number) => newest(held.series.kernels?.device_us, number, machine.logs)?.[0] ?? 0;
-  which.value = held.cases.reduce((most, _, number) => (cost(number) > cost(most) ? number : most), 0);
+  // In front at first: of the cases with the longest history, the one that takes longest.
+  const times = (number) => machine.logs.map((_, log) => at(held.series.kernels?.device_us, number, log)).filter(numeric);
+  const before = (one, other) => one.length - other.length || (one.at(-1) ?? 0) - (other.at(-1) ?? 0);
+  which.value = held.cases.reduce((most, _, number) => (before(times(number), times(most)) > 0 ? number : most), 0);
   const pair = element("div", { class: "pair" }, place), all = element("div", {}, pair), one = element("div", {}, pair);
   const draw = () => {
     history(all, machine, operator, metric.value, -1, Number(which.value));
