@@ -91,7 +91,12 @@ class Result(NamedTuple):
                 if row.message
             ]
         for time in self.times:
-            if time["problem"]:
+            # What has a verdict needs no second remark.
+            if (
+                time["problem"]
+                and time["problem"] not in QUIET
+                and time["problem"] not in _adapter.FAULTS
+            ):
                 name = _backends.OURS if time["name"] == tasks.OURS else time["name"]
                 found.append(f"{name}: {time['case']}: no time: {time['problem']}")
         return [*found, self.note] if self.note else found

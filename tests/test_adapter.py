@@ -6,6 +6,7 @@ import importlib.metadata
 import re
 import textwrap
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from benchmarks import cases
+from benchmarks.cases import fp8_gemm
 from harness import _adapter, _backends, _memory, adapter
 from kernels.act_quant import act_quant as ours
 from reference_impl.act_quant import act_quant as right
@@ -151,6 +153,61 @@ def test_every_fault_has_its_name(
     verdict = judge(memory, make())
     assert verdict.status == status, verdict.message
     assert words in verdict.message
+
+
+GEMM = cases.find("fp8_gemm", "m=65,n=200,k=256,out=fp32,data=normal")
+
+
+def in_another_order(**arguments: Any) -> torch.Tensor:
+    return fp8_gemm.dense(arguments)[0].to(arguments["out_dtype"])
+
+
+def without_a_block(**arguments: Any) -> torch.Tensor:
+    arguments["x_scale"] = arguments["x_scale"].clone()
+    arguments["x_scale"][:, 1] = 0
+    return in_another_order(**arguments)
+
+
+def narrow(**arguments: Any) -> torch.Tensor:
+    return in_another_order(**arguments).bfloat16()
+
+
+@pytest.mark.parametrize(
+    ("function", "exact", "status", "words"),
+    [
+        (in_another_order, False, "right", ""),
+        (in_another_order, True, "wrong", "elements differ in bits"),
+        (without_a_block, False, "wrong", "exceeds"),
+        (narrow, False, "wrong shape", "dtype"),
+    ],
+)
+def test_another_order_of_the_sum_is_right_unless_ours_is_declared(
+    memory: _memory.Memory, function: Function, exact: bool, status: str, words: str
+) -> None:
+    backend = offered(function, OPERATOR="fp8_gemm", fp8_gemm=function, EXACT=exact)
+    verdict = _adapter.Bench(backend, memory).probe(GEMM)
+    assert verdict.status == status, verdict.message
+    assert words in verdict.message
+    assert backend.contract == ("exact, as declared" if exact else "derived bound")
+
+
+def test_what_has_no_bound_is_exact() -> None:
+    backend = offered(right, OPERATOR="permute", permute=right, EXACT=False)
+    assert backend.contract == "exact, there is no bound"
+    assert backend.judged_exactly
+
+
+def test_a_peer_lays_its_results_where_it_likes(memory: _memory.Memory) -> None:
+    peer = replace(offered(packed), laid_freely=True)
+    assert _adapter.Bench(peer, memory).probe(CASE).status == "right"
+
+
+def test_a_lost_context_ends_the_process(memory: _memory.Memory) -> None:
+    def losing(x: torch.Tensor, **more: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert judge(memory, losing).lost
+    assert not judge(memory, raising).lost
 
 
 @pytest.mark.parametrize(("answer", "message"), [(False, ""), ("no tails", "no tails")])
