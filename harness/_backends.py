@@ -137,7 +137,10 @@ def _bound(function: Callable[..., Any], arguments: dict[str, Any]) -> Callable[
     kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
     if inspect.Parameter.VAR_KEYWORD in kinds:
         return functools.partial(function, **arguments)
-    return cases.bind(function, arguments)
+    try:
+        return cases.bind(function, arguments)
+    except NotImplementedError as reason:
+        raise NotImplementedError(str(reason).replace("this commit", "the function")) from None
 
 
 def _ours(stem: str) -> Backend:

@@ -184,7 +184,7 @@ def test_a_crash_on_the_clock_costs_its_own_time_alone(tmp_path: Path) -> None:
 
 def test_ours_and_the_installed_peers_are_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
     jobs: list[dict[str, Any]] = []
-    monkeypatch.setattr(_probes, "clocked", lambda job, seconds: [jobs.append(job)])
+    monkeypatch.setattr(_probes, "clocked", lambda job, seconds: jobs.extend([job]))
     monkeypatch.setattr(peers, "here", lambda operator: ["vllm", "torchao"])
     columns = [
         Column("a.py", "mine", "act_quant", rows=[Row("x", "right"), Row("y", "wrong")]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import torch
@@ -12,9 +12,6 @@ from benchmarks.cases.fp8_gemm import Fp8Gemm
 from benchmarks.peers import cublaslt
 from harness import _adapter, _backends, _memory
 from reference_impl.fp8_gemm import fp8_gemm
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 functional = torch.nn.functional
 has_function = pytest.mark.skipif(
@@ -103,14 +100,6 @@ def test_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.delattr(functional, "scaled_mm", raising=False)
     assert str(cublaslt.missing()).startswith("needs torch 2.10 or newer, got ")
-
-
-@pytest.fixture
-def memory() -> Iterator[_memory.Memory]:
-    held = _memory.Memory()
-    held.install()
-    yield held
-    held.remove()
 
 
 @has_function
