@@ -13,20 +13,20 @@ from harness import _backends, _probes, adapter
 from harness._adapter_report import Result
 from harness._probes import Column, Row
 
-WHOLE = "m=1,k=256,x=bf16,pow2=False,floor=None,data=normal"
+WHOLE = "m=1,n=256,k=256,out=bf16,data=normal"
 MINE = """
-from reference_impl.act_quant import act_quant
+from kernels.fp8_gemm import fp8_gemm
 
-NAME, OPERATOR, EXACT = "mine", "act_quant", True
+NAME, OPERATOR, EXACT = "mine", "fp8_gemm", True
 """
 THEIRS = """
-from reference_impl.act_quant import act_quant as right
+from reference_impl.fp8_gemm import fp8_gemm as right
 
-NAME, OPERATOR = "mine", "act_quant"
+NAME, OPERATOR = "mine", "fp8_gemm"
 
-def act_quant(x, **more):
-    out = right(x, **more)
-    x[0, 0] += 1
+def fp8_gemm(x_scale, **more):
+    out = right(x_scale=x_scale, **more)
+    x_scale[0, 0] += 1
     return out
 """
 ABSENT = "import a_package_that_nobody_has"
@@ -46,7 +46,7 @@ def test_a_failing_hazard_is_a_cell_and_an_absent_package_a_column(
     texts = {"mine.py": MINE, "theirs.py": THEIRS, "needy.py": ABSENT}
     mine, theirs, needy = (write(tmp_path, name, text) for name, text in texts.items())
     page, held = tmp_path / "page.md", tmp_path / "held.json"
-    given = [needy, "cublaslt", "vllm", mine, "ours", theirs]
+    given = [needy, "cublaslt", mine, "ours", theirs]
     options = ["--case", WHOLE, "--time", "--markdown", str(page), "--json", str(held)]
     assert adapter.main([*given, *options]) == 1
     out = capsys.readouterr().out
@@ -55,21 +55,20 @@ def test_a_failing_hazard_is_a_cell_and_an_absent_package_a_column(
     found = {name: (one["contract"], one["absent"]) for name, one in columns.items()}
     assert found == {
         needy: ("", "needs what is not installed: No module named 'a_package_that_nobody_has'"),
-        "cublaslt": ("", "has no act_quant"),
-        "vllm": ("", "needs a Hopper GPU"),
+        "cublaslt": ("", "needs a GPU"),
         mine: ("exact, as declared", ""),
         "ours": ("exact, as declared", ""),
         theirs: ("derived bound", ""),
     }
     verdicts = {name: [row["status"] for row in one["rows"]] for name, one in columns.items()}
     assert (verdicts[mine], verdicts["ours"]) == (["right"], ["right"])
-    assert (verdicts[theirs], verdicts["vllm"]) == (["writes inputs"], [])
+    assert (verdicts[theirs], verdicts["cublaslt"]) == (["writes inputs"], [])
     text = page.read_text()
-    titles = f"| needy | cublaslt | vllm | mine ({mine}) | ours | mine ({theirs}) |"
+    titles = f"| needy | cublaslt | mine ({mine}) | ours | mine ({theirs}) |"
     assert f"| verdict {titles}" in text
-    assert "| writes inputs | - | - | - | 0 | 0 | 1 |" in text
-    assert "| absent | absent | absent | right | right | writes inputs |" in text
-    for said in ("vllm: absent: needs a Hopper GPU", "no device time without a Hopper GPU"):
+    assert "| writes inputs | - | - | 0 | 0 | 1 |" in text
+    assert "| absent | absent | right | right | writes inputs |" in text
+    for said in ("cublaslt: absent: needs a GPU", "no device time without a Hopper GPU"):
         assert said in text
         assert said in out
 
@@ -86,12 +85,13 @@ def test_cublaslt_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_ours_and_peers_have_the_operator_of_the_adapter(tmp_path: Path) -> None:
+    assert _backends.find("cublaslt", "act_quant").absent == "has no act_quant"
     with pytest.raises(_backends.AdapterError, match="ours: expected --operator, one of act_quant"):
         _backends.find("ours")
     mine = write(tmp_path, "mine.py", MINE)
-    with pytest.raises(_backends.AdapterError, match="expected an adapter of permute, got act_q"):
+    with pytest.raises(_backends.AdapterError, match="expected an adapter of permute, got fp8_g"):
         _backends.find(mine, "permute")
-    assert _backends.find(mine, "act_quant").exact
+    assert _backends.find(mine, "fp8_gemm").exact
 
 
 def test_a_file_named_as_a_peer_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
