@@ -186,7 +186,7 @@ def gate_inject(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def adapter(session: nox.Session) -> None:
-    """Is your own kernel right? -- FILE.py, as CONTRIBUTING.md describes it."""
+    """Is your own kernel right, and how fast? -- FILE.py [ours] [PEER]... [--time] (CONTRIBUTING.md)."""
     python(session, "-m", "harness.adapter", *session.posargs)
 
 

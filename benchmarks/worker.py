@@ -57,7 +57,7 @@ class Worker:
                 self.give_up(task, "n/a", str(reason))
             except Exception as error:  # noqa: BLE001  (an operator's failure is a row, not our end)
                 self.give_up(task, "failed", f"{type(error).__name__}: {error}")
-                if _is_sticky(error):
+                if is_sticky(error):
                     # The CUDA context is gone; what follows would fail for this reason, not its own.
                     raise SystemExit(f"the GPU context is lost: {error}") from None
 
@@ -181,7 +181,7 @@ class Worker:
         if task.case not in self.expected:
             self.expected[task.case] = parity.reference(self.stem, case, arguments)
         got, expected = timing.outputs[0], self.expected[task.case]
-        got = got if task.implementation == OURS else parity.laid_as(_packed(got), expected)
+        got = got if task.implementation == OURS else parity.laid_as(got, expected)
         found = parity.check(self.stem, case, arguments, got, expected)
         if task.implementation == OURS:
             if not found.ok:
@@ -264,15 +264,7 @@ def _poison(tensor: Any) -> None:
         flat.view(torch.uint8).fill_(0xFF)
 
 
-def _packed(output: Any) -> Any:
-    """A peer's result, whose rows may lie in a larger buffer, without what is between them."""
-    if isinstance(output, tuple):
-        return tuple(map(_packed, output))
-    in_rows = output is not None and output.dim() and output.stride(-1) == 1
-    return output.contiguous() if in_rows else output
-
-
-def _is_sticky(error: Exception) -> bool:
+def is_sticky(error: Exception) -> bool:
     """Whether the error leaves the CUDA context unusable."""
     text = str(error).lower()
     return "cuda error" in text or "illegal" in text or "unspecified launch failure" in text

@@ -1,4 +1,4 @@
-"""The child of ``harness.adapter``: loads somebody's kernel and puts each case of its operator to it.
+"""The child of ``harness.adapter``: loads a backend and puts each case of its operator to it.
 
 What it finds goes to a pipe of its own, a line of JSON each, so that nothing an adapter prints is
 taken for a verdict.  Whatever ends this process is the parent's to name.
@@ -6,70 +6,37 @@ taken for a verdict.  Whatever ends this process is the parent's to name.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 import os
 from contextlib import nullcontext
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks import cases, fingerprint
+from benchmarks import cases, fingerprint, worker
+from harness import _backends
 from harness._memory import PATTERNS, Memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     import torch
 
     from benchmarks.cases import Case
 
-GROUP = "fp8_bench.kernels"
 RIGHT, UNSUPPORTED = "right", "not supported"
-
-
-class AdapterError(ValueError):
-    """What was named is no adapter; the message is a sentence."""
+# What else may become of a case, the last two of the process.
+FAULTS = (
+    "wrong", "wrong shape", "writes inputs", "stale memory", "caches by pointer", "overwrites results",
+    "raises", "hangs", "crashes",
+)  # fmt: skip
 
 
 class Verdict(NamedTuple):
-    """status: ``right``, or in a word or two what is not; message: the evidence."""
+    """status: ``right``, or in a word or two what is not; message: the evidence.  lost: whether no
+    further case can be put to this process."""
 
     status: str
     message: str = ""
-
-
-def load(name: str) -> Any:
-    """An adapter by the path of its file, or by its name among the entry points of GROUP."""
-    if Path(name).is_file():
-        spec = importlib.util.spec_from_file_location("fp8_bench_adapter", name)
-        if spec is None or spec.loader is None:
-            raise AdapterError(f"{name}: expected a Python file")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    found = {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
-    if name not in found:
-        installed = ", ".join(sorted(found)) or "none"
-        raise AdapterError(
-            f"{name}: expected a file, or an entry point of {GROUP} (there are: {installed})"
-        )
-    return found[name].load()
-
-
-def described(adapter: Any) -> tuple[str, str, Callable[..., Any]]:
-    """(NAME, OPERATOR, function) of an adapter.  Raises AdapterError, naming what it lacks."""
-    for attribute in ("NAME", "OPERATOR"):
-        value = getattr(adapter, attribute, None)
-        if not isinstance(value, str) or not value:
-            raise AdapterError(f"{attribute}: expected a string, got {value!r}")
-    stem = adapter.OPERATOR
-    if stem not in cases.names():
-        raise AdapterError(f"OPERATOR: expected one of {', '.join(cases.names())}, got {stem!r}")
-    function = getattr(adapter, stem, None)
-    if not callable(function):
-        raise AdapterError(f"{stem}: expected a function of the operator's name, got {function!r}")
-    return adapter.NAME, stem, function
+    lost: bool = False
 
 
 def chosen(stem: str, part: str | None) -> list[Case]:
@@ -79,25 +46,25 @@ def chosen(stem: str, part: str | None) -> list[Case]:
 
 
 class Bench:
-    """Puts cases to one function and says what it did with each."""
+    """Puts cases to one backend and says what it did with each."""
 
-    def __init__(self, adapter: Any, memory: Memory) -> None:
-        self.name, self.stem, self.function = described(adapter)
-        self.supports = getattr(adapter, "supports", _anything)
+    def __init__(self, backend: _backends.Backend, memory: Memory) -> None:
+        self.backend, self.stem = backend, backend.operator
         self.memory = memory
         self.device = "cuda" if fingerprint.has_hopper() else "cpu"
 
     def probe(self, case: Case) -> Verdict:
-        """The verdict on one case.  An exception of the adapter is one, too."""
+        """The verdict on one case.  An exception of the backend is one, too."""
         try:
-            answer = self.supports(case)
+            answer = self.backend.supports(case)
             if answer is not True:
                 return Verdict(UNSUPPORTED, answer if isinstance(answer, str) else "")
             return self._probe(case)
         except NotImplementedError as reason:
             return Verdict(UNSUPPORTED, str(reason))
         except Exception as error:  # noqa: BLE001  (whatever somebody's kernel raises is its verdict)
-            return Verdict("raises", f"{type(error).__name__}: {error}")
+            words = f"{type(error).__name__}: {error}"
+            return Verdict("raises", words, worker.is_sticky(error))
 
     def _probe(self, case: Case) -> Verdict:
         operands = self._inputs(case, 0)
@@ -144,7 +111,7 @@ class Bench:
 
         self.memory.pattern = pattern
         try:
-            out = cases.call(self.function, operands)
+            out = self.backend.prepare(operands)()
             if self.device == "cuda":
                 torch.cuda.synchronize()
         finally:
@@ -158,25 +125,26 @@ class Bench:
         return Verdict("writes inputs", ", ".join(names)) if names else None
 
     def _wrong(self, case: Case, salt: int, got: Any) -> Verdict | None:
-        """What is wrong with a result, by the operator's own tolerance; None when nothing is."""
+        """What is wrong with a result, by the backend's contract; None when nothing is."""
         from benchmarks import compare, parity
         from reference_impl import wgmma
 
+        module = cases.load(self.stem)
         with wgmma.partials("exact") if self.device == "cpu" else nullcontext():
             operands = self._inputs(case, salt)
             expected = parity.reference(self.stem, case, operands)
-            if not parity.sampled(self.stem, case):
-                problem = compare.structure(got, expected, cases.load(self.stem).OUTPUTS)
-                if problem:
-                    return Verdict("wrong shape", problem)
-            found = parity.check(self.stem, case, operands, got, expected)
+            if self.backend.laid_freely:
+                got = parity.laid_as(got, expected)
+            sampled = parity.sampled(self.stem, case)
+            taken = module.sample(operands).take(got) if sampled else got
+            problem = compare.structure(taken, expected, module.OUTPUTS)
+            if problem:
+                return Verdict("wrong shape", problem)
+            if self.backend.judged_exactly:
+                found: Any = parity.check(self.stem, case, operands, got, expected)
+            else:
+                found = parity.close(self.stem, operands, got, expected)
         return None if found.ok else Verdict("wrong", found.message)
-
-
-def _anything(case: Case) -> bool:
-    """``supports`` of an adapter that has none."""
-    del case
-    return True
 
 
 def salted(case: Case, salt: int) -> Case:
@@ -239,27 +207,45 @@ def _overwrite(operands: dict[str, Any], others: dict[str, Any]) -> None:
             operands[name] = value
 
 
-def work(name: str, part: str | None, skip: Sequence[str], pipe: int) -> None:
-    """Probe every case but those of ``skip``, and say so line by line to the file descriptor."""
+def speaker(pipe: int) -> Callable[..., None]:
+    """What says a line of JSON to a file descriptor."""
+    return lambda **fields: _write(pipe, json.dumps(fields).encode() + b"\n")
 
-    def say(**fields: Any) -> None:
-        os.write(pipe, json.dumps(fields).encode() + b"\n")
 
+def _write(pipe: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(pipe, line) :]
+
+
+def interpret() -> None:
+    """Without a Hopper GPU kernels are interpreted, with exact sums."""
     if not fingerprint.has_hopper():
         from harness import interpreter
 
         interpreter.install()
+
+
+def work(job: dict[str, Any], pipe: int) -> None:
+    """Probe every case but those of ``job["skip"]``, and say so line by line to the file descriptor."""
+    say = speaker(pipe)
+    interpret()
     memory = Memory()
     memory.install()
     try:
-        bench = Bench(load(name), memory)
-    except AdapterError as error:
+        backend = _backends.find(job["name"], job["operator"])
+    except _backends.AdapterError as error:
         say(problem=str(error))
         return
-    table = [case for case in chosen(bench.stem, part) if case.label not in skip]
-    say(name=bench.name, operator=bench.stem, cases=[case.label for case in table])
-    for case in table:
+    contract = "" if backend.absent else backend.contract
+    say(name=backend.name, operator=backend.operator, contract=contract, absent=backend.absent)
+    bench = Bench(backend, memory)
+    for case in [] if backend.absent else chosen(bench.stem, job["part"]):
+        if case.label in job["skip"]:
+            continue
         say(begin=case.label)
         verdict = bench.probe(case)
         say(case=case.label, status=verdict.status, message=verdict.message[:2000])
+        if verdict.lost:
+            say(again=True)
+            return
     say(end=True)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from benchmarks.cases import Case
 
 ROUNDS = 3
+NUMBERS = (
+    "device us", "q25 q75", "TFLOP/s", "GB/s", "of a copy", "launch us", "differing", "throttled",
+)  # fmt: skip
 
 
 @dataclass
@@ -69,8 +72,11 @@ class Desk(Worker):
             yield row
         self.expected.clear()
 
-    def fill(self, row: Row) -> None:
-        """Time one implementation.  Raises WrongAnswer, and then there is no number."""
+    def fill(self, row: Row, *, turn: int = 0, rounds: int = ROUNDS) -> None:
+        """Time one implementation, some rounds more of it where it is not its first ``turn``.
+
+        Raises WrongAnswer, and then there is no number.
+        """
         prepare = self.implementation(row.name)
         sets: list[dict[str, Any]] = []
 
@@ -78,13 +84,14 @@ class Desk(Worker):
             sets.append(row.case.inputs(self.device_name))
             return prepare(sets[-1])
 
-        timing = measure.device_us(make, bytes_per_call=row.case.cost().bytes, rounds=ROUNDS)
-        task = tasks.Task("device", row.case.label, row.name, 0, "device_us")
+        timing = measure.device_us(make, bytes_per_call=row.case.cost().bytes, rounds=rounds)
+        task = tasks.Task("device", row.case.label, row.name, turn, "device_us")
         self.verify(task, row.case, sets[0], timing)
-        row.launch = measure.launch_us(prepare(sets[0]))
-        row.samples = timing.samples
-        row.differing = self.noted["differing_elements", row.name]
-        row.throttle = ", ".join(timing.clocks.get("throttle", []))
+        if turn == 0:
+            row.launch = measure.launch_us(prepare(sets[0]))
+            row.differing = self.noted["differing_elements", row.name]
+        row.samples += timing.samples
+        row.throttle = row.throttle or ", ".join(timing.clocks.get("throttle", []))
 
 
 def table(stem: str, rows: Sequence[Row]) -> Table:
@@ -95,16 +102,15 @@ def table(stem: str, rows: Sequence[Row]) -> Table:
     drawn = Table(title=f"{stem} {shared}".rstrip(), title_justify="left")
     drawn.add_column("case", overflow="fold")
     drawn.add_column("implementation")
-    for name in (
-        "device us", "q25 q75", "TFLOP/s", "GB/s", "of a copy", "launch us", "differing", "throttled"
-    ):  # fmt: skip
+    for name in NUMBERS:
         drawn.add_column(name, justify="right")
     for row in rows:
-        drawn.add_row(names[row.case.label] if row.ours else "", row.name, *_numbers(row))
+        drawn.add_row(names[row.case.label] if row.ours else "", row.name, *numbers(row))
     return drawn
 
 
-def _numbers(row: Row) -> list[str]:
+def numbers(row: Row) -> list[str]:
+    """Under NUMBERS; of a row without numbers one dash."""
     if row.problem:
         return ["-"]
     us, cost = statistics.median(row.samples), row.case.cost()

@@ -18,6 +18,7 @@ if not HOPPER:
 import torch  # noqa: E402  (after the variable above)
 
 from harness import interpreter  # noqa: E402
+from harness._memory import Memory  # noqa: E402
 from reference_impl.wgmma import partials  # noqa: E402
 
 if TYPE_CHECKING:
@@ -98,3 +99,12 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
         return out
 
     monkeypatch.setattr(torch, "empty", empty)
+
+
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    """What torch hands out uninitialised holds a pattern while one is set."""
+    held = Memory()
+    held.install()
+    yield held
+    held.remove()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 from benchmarks import cases
-from harness import _adapter, _memory, adapter
+from harness import _adapter, _backends, _memory, adapter
 from kernels.act_quant import act_quant as ours
 from reference_impl.act_quant import act_quant as right
 
@@ -24,17 +25,13 @@ CASE = cases.find("act_quant", LABEL)
 Function = Callable[..., Any]
 
 
-@pytest.fixture
-def memory() -> Iterator[_memory.Memory]:
-    held = _memory.Memory()
-    held.install()
-    yield held
-    held.remove()
-
-
 def judge(memory: _memory.Memory, function: Function, **more: Any) -> _adapter.Verdict:
-    offered = SimpleNamespace(NAME="mine", OPERATOR="act_quant", act_quant=function, **more)
-    return _adapter.Bench(offered, memory).probe(CASE)
+    return _adapter.Bench(offered(function, **more), memory).probe(CASE)
+
+
+def offered(function: Function, **more: Any) -> _backends.Backend:
+    told = {"NAME": "mine", "OPERATOR": "act_quant", "EXACT": True, "act_quant": function} | more
+    return _backends.described(SimpleNamespace(**told))
 
 
 def wrong_scale(x: torch.Tensor, **more: Any) -> Any:
@@ -148,12 +145,20 @@ def test_every_fault_has_its_name(
     assert words in verdict.message
 
 
+def test_a_lost_context_ends_the_process(memory: _memory.Memory) -> None:
+    def losing(x: torch.Tensor, **more: Any) -> Any:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    assert judge(memory, losing).lost
+    assert not judge(memory, raising).lost
+
+
 @pytest.mark.parametrize(("answer", "message"), [(False, ""), ("no tails", "no tails")])
 def test_what_it_does_not_support_is_not_called(
     memory: _memory.Memory, answer: object, message: str
 ) -> None:
     verdict = judge(memory, raising, supports=lambda case: answer)
-    assert verdict == ("not supported", message)
+    assert verdict == ("not supported", message, False)
 
 
 def test_other_numbers_are_those_of_the_same_case() -> None:
@@ -180,21 +185,22 @@ def test_torch_is_as_before_when_it_is_removed() -> None:
         ({"NAME": ""}, "NAME: expected a string"),
         ({"OPERATOR": 3}, "OPERATOR: expected a string"),
         ({"OPERATOR": "act_qant"}, "OPERATOR: expected one of"),
+        ({"EXACT": "hopper"}, "EXACT: expected True or False, got 'hopper'"),
         ({"act_quant": None}, "act_quant: expected a function"),
     ],
 )
 def test_what_an_adapter_lacks_is_named(more: dict[str, Any], words: str) -> None:
     held = {"NAME": "mine", "OPERATOR": "act_quant", "act_quant": right} | more
-    with pytest.raises(_adapter.AdapterError, match=words):
-        _adapter.described(SimpleNamespace(**held))
+    with pytest.raises(_backends.AdapterError, match=words):
+        _backends.described(SimpleNamespace(**held))
 
 
 def test_an_entry_point_is_found_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    point = importlib.metadata.EntryPoint("mine", "reference_impl.act_quant", _adapter.GROUP)
+    point = importlib.metadata.EntryPoint("mine", "reference_impl.act_quant", _backends.GROUP)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [point])
-    assert _adapter.load("mine").act_quant is right
-    with pytest.raises(_adapter.AdapterError, match="there are: mine"):
-        _adapter.load("yours")
+    assert _backends.load("mine").act_quant is right
+    with pytest.raises(_backends.AdapterError, match="there are: mine"):
+        _backends.load("yours")
 
 
 HOSTILE = """
@@ -233,10 +239,8 @@ def test_a_crash_and_a_hang_cost_their_case_alone(
     part = "k=256,x=bf16,pow2=False,floor=None"
     name = write(tmp_path, HOSTILE)
     assert adapter.main([name, "--case", part, "--seconds", "4"]) == 1
-    told = dict(
-        line.split(": ", 1) for line in capfd.readouterr().out.splitlines() if line.startswith("m=")
-    )
-    told = {label.split(",")[0]: words for label, words in told.items()}
+    out = capfd.readouterr().out
+    told = dict(re.findall(r"^hostile: (m=\d+),\S*: (.*)$", out, re.MULTILINE))
     assert told == {
         "m=7": "crashes: signal SIGSEGV",
         "m=31": "crashes: exit code 0",
@@ -254,3 +258,12 @@ def test_what_cannot_be_loaded_is_a_sentence(
     pytest.importorskip("rich")
     assert adapter.main([write(tmp_path, text)]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_an_argument_that_it_lacks_is_named(memory: _memory.Memory) -> None:
+    def short(x: torch.Tensor) -> Any:
+        return right(x)
+
+    case = cases.find("act_quant", LABEL.replace("pow2=False", "pow2=True"))
+    verdict = _adapter.Bench(offered(short), memory).probe(case)
+    assert verdict[:2] == ("not supported", "the function has no argument pow2_scale")

@@ -34,7 +34,7 @@ def prepare(operator: str, arguments: dict[str, Any]) -> Callable[[], Any]:
         raise NotImplementedError(f"cublaslt has no {operator}")
     x, x_scale, w, w_scale = (arguments[name] for name in ("x", "x_scale", "w", "w_scale"))
     (m, k), n = x.shape, w.shape[0]
-    if m == 0:
+    if not (x.numel() and w.numel()):
         raise NotImplementedError("cuBLASLt takes no empty operand")
     if n % 16:
         raise NotImplementedError(f"cuBLASLt needs N in multiples of 16, got {n}")
