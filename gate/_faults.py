@@ -14,6 +14,7 @@ and a fault::
     gpu = "..."              why no test can see it without a Hopper GPU
     blind = "..."            why parity cannot see a fault of the reference; its own tests must
     blind_on_cpu = "..."     and why not without a Hopper GPU
+    blind_on_gpu = "..."     and why not on one
     only = "..."             run nothing but tests whose name contains this
     operators, tests         of this fault alone
     hangs = true             the fault is to hang; a run that passes its time limit has found it
@@ -54,6 +55,7 @@ class Fault:
     gpu: str = ""
     blind: str = ""
     blind_on_cpu: str = ""
+    blind_on_gpu: str = ""
     only: str = ""
     hangs: bool = False
 
@@ -73,7 +75,7 @@ class Fault:
         use no kernel and so need no second run on a GPU."""
         if not self.of_reference:
             return ("tests",) if gpu or not self.gpu else ()
-        blind = self.blind or (self.blind_on_cpu and not gpu)
+        blind = self.blind or (self.blind_on_gpu if gpu else self.blind_on_cpu)
         return (() if blind else ("parity",)) + (() if gpu else ("own",))
 
     def applied(self, text: str) -> str:

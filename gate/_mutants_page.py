@@ -48,7 +48,8 @@ def page(
     for fault in faults:
         found, sides = by_fault.get(fault.id, []), fault.sides(gpu)
         if not sides:
-            rows[fault.id] = _row(fault, f"{ELSEWHERE}: {fault.blind or fault.gpu}")
+            why = fault.blind or (fault.blind_on_gpu if gpu else fault.gpu)
+            rows[fault.id] = _row(fault, f"{ELSEWHERE}: {why}")
         elif len(found) == len(sides):
             order = sorted(found, key=lambda verdict: verdict.trial.by == "own")
             rows[fault.id] = _row(fault, "<br>".join(map(_who, order)))

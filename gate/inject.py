@@ -212,7 +212,9 @@ def page(files: Iterable[Path]) -> str:
     ]
     for path in sorted(files):
         rows = rawlog.read(path, lambda _: None)
-        blocks = len({about["pair"] for about, _, _ in _numbers(rows) if about["side"] != "probe"}) // 2
+        blocks = (
+            len({about["pair"] for about, _, _ in _numbers(rows) if about["side"] != "probe"}) // 2
+        )
         parts += ["", f"## {path.parent.parent.name}, {rows[0]['commit'][:12]}", ""]
         parts += [f"{blocks} blocks of 4 processes for each share.", ""]
         parts.append(markdown(HEADER, judged(rows), 4))

@@ -11,6 +11,7 @@ from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import OUTPUTS, MoeLayerBackward
 from benchmarks.cases.moe_layer_decode import MoeLayerDecode
 from benchmarks.compare import Exact, assert_equal
+from kernels import _moe as _moe_kernels
 from kernels import moe_layer as kernels
 from kernels.moe_layer_backward import moe_layer_backward
 from kernels.moe_layer_decode import moe_layer_decode
@@ -289,3 +290,21 @@ def test_decode_replays_for_any_routing_and_beside_other_work(device: str) -> No
             torch.full((1 << 16,), float("nan"), device=device)
         assert_equal(out, eager, Exact())
         assert_equal(eager, reference_decode(**held), Exact())
+
+
+def test_decode_waits_for_the_shared_expert(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However late its branch is."""
+    if device != "cuda":
+        pytest.skip("a CPU has no streams")
+    product = _moe_kernels.fp8_gemm
+
+    def late(*operands: Any) -> torch.Tensor:
+        torch.cuda._sleep(20_000_000)  # of the clock's cycles, about 10 ms
+        return product(*operands)
+
+    held = MoeLayerDecode(t=24, h=512, i=256, shared=1024, e=16, k=4, groups=4, limit=2).inputs(
+        device
+    )
+    moe_layer_decode(**held)
+    monkeypatch.setattr(_moe_kernels, "fp8_gemm", late)
+    assert_equal(moe_layer_decode(**held), reference_decode(**held), Exact())

@@ -126,8 +126,8 @@ PRODUCTION = (
         for e in (8, 9, 16)
     ),
     # More elements of the buffer than 32 bits can address.
-    Permute(t=34_000, h=HIDDEN, e=256, k=8, layer="moe"),
-    Permute(t=34_000, h=HIDDEN, e=256, k=8, x="bf16", weights=False, layer="moe"),
+    Permute(t=37_000, h=HIDDEN, e=256, k=8, layer="moe"),
+    Permute(t=37_000, h=HIDDEN, e=256, k=8, x="bf16", weights=False, layer="moe"),
 )
 EDGES = (
     *(Permute(t=t, h=256, e=16, k=8) for t in (0, 1, 7, 129)),

@@ -87,7 +87,7 @@ PRODUCTION = (
         for e in (8, 9, 16)
     ),
     # More elements of the buffer than 32 bits can address.
-    Unpermute(t=34_000, h=HIDDEN, e=256, k=8, weights=True, layer="moe"),
+    Unpermute(t=37_000, h=HIDDEN, e=256, k=8, weights=True, layer="moe"),
 )
 EDGES = (
     *(Unpermute(t=t, h=256, e=16, k=8, weights=True) for t in (0, 1, 7, 129)),

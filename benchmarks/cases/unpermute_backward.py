@@ -87,7 +87,7 @@ PRODUCTION = (
     UnpermuteBackward(t=4096, h=HIDDEN, e=256, k=8, routing="zipf", layer="moe", bench=True),
     UnpermuteBackward(t=16384, h=HIDDEN, e=8, k=8, routing="local", layer="moe"),
     # More elements of the buffer than 32 bits can address.
-    UnpermuteBackward(t=34_000, h=HIDDEN, e=256, k=8, layer="moe"),
+    UnpermuteBackward(t=37_000, h=HIDDEN, e=256, k=8, layer="moe"),
 )
 EDGES = (
     *(UnpermuteBackward(t=t, h=256, e=16, k=8) for t in (0, 1, 7, 129)),
