@@ -113,8 +113,7 @@ class MoELayer(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., H] bf16 to the same."""
         tokens = x.reshape(-1, x.shape[-1])
-        # fp32 and outside: a choice between experts hangs on the last bits of the logits.
-        logits = tokens.float() @ self.router.T
+        logits = self.logits(tokens)
         w, t = self.quantised(transposed=torch.is_grad_enabled())
         out: torch.Tensor
         out, counts = _Layer.apply(  # type: ignore[no-untyped-call]
@@ -124,6 +123,12 @@ class MoELayer(torch.nn.Module):
         if self.training:
             self.counts += counts
         return out.reshape(x.shape)
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[T, E] fp32 from [T, H] bf16: the router's product, torch's.  To be replaced by who wants one
+        in a stated order."""
+        # fp32 and outside: a choice between experts hangs on the last bits of the logits.
+        return tokens.float() @ self.router.T
 
     def update_bias(self, counts: torch.Tensor | None = None, gamma: float = 1e-3) -> None:
         """One step against the load.  counts: [E] int32, of the whole step and all GPUs; None for
