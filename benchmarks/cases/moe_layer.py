@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Part, taker
 from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
@@ -33,6 +34,11 @@ class MoeLayer(Layer):
 
     def interpreter_steps(self) -> int:
         return self.forward_steps() + self.cache * self.cache_steps()
+
+
+@dataclass(frozen=True)
+class MoeLayerRouted(Routed, MoeLayer):
+    """As in a model."""
 
 
 def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
@@ -59,6 +65,8 @@ PRODUCTION = (
     *(MoeLayer(t=t, layer="moe", bench=True) for t in (4096, 16384)),
     MoeLayer(t=4096, cache=True, layer="moe", bench=True),
     MoeLayer(t=4096, logits="bf16", layer="moe"),
+    MoeLayerRouted(t=4096, layer="moe", bench=True),
+    MoeLayerRouted(t=4096, routing="correlated", cache=True, layer="moe"),
 )
 EDGES = (
     MoeLayer(t=18, bench=True, **SMALL),
@@ -68,10 +76,16 @@ EDGES = (
     MoeLayer(t=19, data="spoiled", **SMALL),
     MoeLayer(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayer(t=20, **SMALL | {"h": 256, "shared": 256, "e": 2, "groups": 1}),
+    MoeLayerRouted(t=18, **SMALL),
+    MoeLayerRouted(t=9, routing="correlated", cache=True, **SMALL | {"e": 2, "k": 1}),
     # Those for a GPU.
     MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4),
     *(MoeLayer(t=300, h=256, i=256, shared=384, e=32, k=8, cache=cache) for cache in (False, True)),
     MoeLayer(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayer(t=200, h=256, i=128, shared=128, e=256, data="spoiled", cache=True),
+    *(
+        MoeLayerRouted(t=300, h=1152, i=256, shared=384, e=32, k=8, routing=kind)
+        for kind in ("zipf", "correlated")
+    ),
 )
 CASES = PRODUCTION + EDGES

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cases import Cost, Part
 from benchmarks.cases._data import values
 from benchmarks.cases._moe import Layer, exact_grad_x, rows_of, sampled, slabs
+from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
@@ -53,6 +54,11 @@ class MoeLayerBackward(Layer):
         return self.forward_steps() + self.cache_steps() + self.backward_steps()
 
 
+@dataclass(frozen=True)
+class MoeLayerBackwardRouted(Routed, MoeLayerBackward):
+    """As in a model."""
+
+
 def _tokens(arguments: dict[str, Any], rows: Any, name: str) -> Part:
     """What some tokens' gradients are; those of the weights are of all tokens and left out."""
     tokens = arguments["x"].shape[0]
@@ -86,12 +92,16 @@ SMALL: dict[str, Any] = {
     "h": 128, "i": 128, "shared": 128, "e": 2, "k": 1, "groups": 2, "limit": 1,
 }  # fmt: skip
 ONE = SMALL | {"e": 1, "groups": 1}
-PRODUCTION = (MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),)
+PRODUCTION = (
+    MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),
+    MoeLayerBackwardRouted(t=4096, e=32, routing="correlated", layer="moe"),
+)
 EDGES = (
     MoeLayerBackward(t=17, bench=True, **ONE),
     MoeLayerBackward(t=0, **SMALL),
     MoeLayerBackward(t=1, logits="bf16", **SMALL),
     MoeLayerBackward(t=18, data="spoiled", **ONE),
+    MoeLayerBackwardRouted(t=17, **ONE),
     # Those for a GPU; tests/test_moe_layer.py has a layer of 8 experts for the interpreter.
     MoeLayerBackward(t=18, **SMALL),
     MoeLayerBackward(t=19, bias="one", logits="bf16", **SMALL),
@@ -100,5 +110,6 @@ EDGES = (
     MoeLayerBackward(t=300, h=256, i=256, shared=384, e=32, k=8),
     MoeLayerBackward(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayerBackward(t=200, h=256, i=128, shared=128, e=256, data="spoiled"),
+    MoeLayerBackwardRouted(t=150, h=1152, i=256, shared=384, e=32, k=8),
 )
 CASES = PRODUCTION + EDGES

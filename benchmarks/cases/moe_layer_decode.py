@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Part, taker
 from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class MoeLayerDecode(Layer):
         return self.forward_steps()
 
 
+@dataclass(frozen=True)
+class MoeLayerDecodeRouted(Routed, MoeLayerDecode):
+    """As in a model."""
+
+
 def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
     """64 tokens or a multiple of it at a time; all at once where an expert may be full."""
     if arguments["capacity"] is not None:
@@ -63,8 +69,9 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
 SMALL: dict[str, Any] = {
     "h": 128, "i": 128, "shared": 128, "e": 4, "k": 2, "groups": 2, "limit": 1,
 }  # fmt: skip
-PRODUCTION = tuple(
-    MoeLayerDecode(t=t, layer="moe", bench=t in (1, 128)) for t in (1, 16, 64, 128, 256)
+PRODUCTION = (
+    *(MoeLayerDecode(t=t, layer="moe", bench=t in (1, 128)) for t in (1, 16, 64, 128, 256)),
+    MoeLayerDecodeRouted(t=128, routing="correlated", layer="moe"),
 )
 EDGES = (
     MoeLayerDecode(t=17, bench=True, **SMALL),
@@ -74,6 +81,7 @@ EDGES = (
     MoeLayerDecode(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayerDecode(t=19, data="spoiled", **SMALL),
     MoeLayerDecode(t=17, bias="one", capacity=5, **SMALL),  # an expert that is full
+    MoeLayerDecodeRouted(t=9, capacity=7, **SMALL),
     MoeLayerDecode(t=33, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerDecode(t=200, h=256, i=128, shared=128, e=32, capacity=40),
 )
