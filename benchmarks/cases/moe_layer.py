@@ -8,19 +8,16 @@ problems are compared whole, and so is each operator at its true size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases import _tokens
+from benchmarks.cases._moe import Layer, exact
 from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 OUTPUTS = ("out",)
 TOLERANCE = Exact()  # of each operator, and the last sum is one rounding
+parts, sample = _tokens.parts, _tokens.sample
 
 
 @dataclass(frozen=True)
@@ -39,18 +36,6 @@ class MoeLayer(Layer):
 @dataclass(frozen=True)
 class MoeLayerRouted(Routed, MoeLayer):
     """As in a model."""
-
-
-def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
-    """64 tokens or a multiple of it at a time."""
-    for rows in slabs(arguments, elements):
-        yield Part(f"tokens from {rows.start}", rows_of(arguments, rows), itemgetter(rows))
-
-
-def sample(arguments: dict[str, Any]) -> Part:
-    """Some 64 tokens, with all their channels."""
-    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
-    return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Cost, Part
 from benchmarks.cases._data import values
-from benchmarks.cases._moe import Layer, exact_grad_x, rows_of, sampled, slabs
+from benchmarks.cases._moe import Layer, exact_grad_x
 from benchmarks.cases._routed import Routed
+from benchmarks.cases._tokens import rows_of, sampled, slabs
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:

@@ -7,11 +7,10 @@ problem's, so that nobody is cut off who was not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases import Part, _tokens
+from benchmarks.cases._moe import Layer, exact
 from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("out",)
 TOLERANCE = Exact()  # of each operator, and the last sum is one rounding
+sample = _tokens.sample
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,7 @@ def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
     if arguments["capacity"] is not None:
         yield Part("all tokens", arguments, lambda result: result)
         return
-    for rows in slabs(arguments, elements):
-        yield Part(f"tokens from {rows.start}", rows_of(arguments, rows), itemgetter(rows))
-
-
-def sample(arguments: dict[str, Any]) -> Part:
-    """Some 64 tokens, with all their channels."""
-    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
-    return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
+    yield from _tokens.parts(arguments, elements)
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
