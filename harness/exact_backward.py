@@ -7,8 +7,8 @@ expert the gradients of weights, which are of one expert's tokens alone.  ``--we
 experts, from the one with the fewest tokens to the one with most (256: of all); of the shared expert
 its first and last 128 channels of h, of all tokens; experts without tokens must have +0.
 
-Needs some 90 GB of device memory for 256 experts (68 GB of operands and results); on a smaller GPU take
-fewer, with ``--experts``.
+A call with 256 experts holds 71 GB of device memory (docs/layer.md), and what the reference takes comes
+on top: it is for an H200.  On a smaller GPU take fewer, with ``--experts``, a multiple of 8.
 
 Exit codes: 0 nothing differs, 1 something does, 3 there is no Hopper GPU.
 """
