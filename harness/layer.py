@@ -7,7 +7,7 @@ and as many tokens as other ranks send it.
 
 ``--out FILE`` keeps the numbers, as results/MACHINE/layer/COMMIT.json; ``--write`` makes docs/layer.md of
 the files that are there, and needs no GPU.  Nothing is compared here: parity at this size is the
-sweep's, and that of weight gradients the tests'.
+sweep's, and that of weight gradients harness.exact_backward's.
 
 Exit codes: 0; 1 an entry failed; 2 the command line asks for what there is not; 3 no Hopper GPU.
 """

@@ -65,7 +65,9 @@ class MoELayer(torch.nn.Module):
 
     Parameters: router [E, H], gate_up [E, 2I, H], down [E, H, I], shared_gate_up [2Is, H], shared_down
     [H, Is].  Buffers: bias [E] fp32, which ``update_bias`` moves, and counts [E] int32, the rows that
-    each expert got in training since then.
+    each expert got in training since then.  A state dict holds the parameters and the bias, all fp32, and
+    no payload: these are made from it.  Where one of another dtype is loaded, numbers are converted and
+    dtypes stay; a parameter or bias that was given another dtype is a TypeError at the next call.
 
     The weights are quantised in 128x128 blocks, and again once a parameter has another version or
     place.  ``parameter.data.add_()`` leaves no trace of itself: after it call ``forget``.
@@ -100,9 +102,9 @@ class MoELayer(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[..., H] bf16 to the same."""
+        self._refuse_other_dtypes()
         tokens = x.reshape(-1, x.shape[-1])
-        # fp32 and outside: a choice between experts hangs on the last bits of the logits.
-        logits = tokens.float() @ self.router.T
+        logits = self.logits(tokens)
         w, t = self.quantised(transposed=torch.is_grad_enabled())
         out: torch.Tensor
         out, counts = _Layer.apply(  # type: ignore[no-untyped-call]
@@ -112,6 +114,21 @@ class MoELayer(torch.nn.Module):
         if self.training:
             self.counts += counts
         return out.reshape(x.shape)
+
+    def _refuse_other_dtypes(self) -> None:
+        """In bf16 a step of the optimiser or of ``update_bias`` may be lost to rounding."""
+        names = ("router", "gate_up", "down", "shared_gate_up", "shared_down", "bias")
+        for name in names:
+            dtype = getattr(self, name).dtype
+            if dtype != torch.float32:
+                got = str(dtype).removeprefix("torch.")
+                raise TypeError(f"{name}: expected dtype float32, got {got}")
+
+    def logits(self, tokens: torch.Tensor) -> torch.Tensor:
+        """[T, E] fp32 from [T, H] bf16: the router's product, torch's.  To be replaced by who wants one
+        in a stated order."""
+        # fp32 and outside: a choice between experts hangs on the last bits of the logits.
+        return tokens.float() @ self.router.T
 
     def update_bias(self, counts: torch.Tensor | None = None, gamma: float = 1e-3) -> None:
         """One step against the load.  counts: [E] int32, of the whole step and all GPUs; None for

@@ -91,6 +91,7 @@ def test_a_full_expert_takes_no_more(device: str) -> None:
     case = MoeLayerDecode(t=6, bias="one", capacity=4, **SMALL | {"k": 1, "limit": 4})
     arguments = case.inputs(device)
     got, whole = (reference_decode(**arguments | {"capacity": c}) for c in (4, None))
+    assert_equal(moe_layer_decode(**arguments), got, Exact())
     assert_equal(got[:4], whole[:4], Exact())
     nothing = torch.zeros_like(arguments["down_scale"])
     shared = reference_decode(**arguments | {"down_scale": nothing, "capacity": None})

@@ -25,7 +25,12 @@ KINDS = (
     "tiny",  # near and below fp32's smallest normal number
     "nonfinite",  # normal, with an Inf and a NaN here and there
     "powers",  # tile maxima exactly 448 times a power of two
+    "loud",  # normal, and in every row the same few channels are 20 times as large
 )
+# In language models from some billions of parameters on, about one channel in 1000 of an activation is
+# up to 20 times as large as the others, the same one for most tokens (Dettmers et al., LLM.int8(),
+# arXiv 2208.07339).  One number in 1000 that is no multiple of 128: they lie all over their tiles.
+LOUD, FIRST_LOUD, EACH_LOUD = 20.0, 77, 1000
 
 
 def dtype(name: str) -> torch.dtype:
@@ -93,6 +98,10 @@ def values(  # noqa: C901, PLR0911, PLR0912 (one branch a kind)
         spread[:, ::128] = 448.0
         powers = torch.randint(-20, 20, (shape[0], 1), generator=generator, device=device)
         return torch.ldexp(spread, powers)
+    if kind == "loud":
+        found = normal()
+        found[:, FIRST_LOUD::EACH_LOUD] *= LOUD
+        return found
     raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
 
 

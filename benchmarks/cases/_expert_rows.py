@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Case
+from benchmarks.cases import Case, Cost
 from benchmarks.cases._data import values
 from benchmarks.cases._routing import buffer_rows, place, routed, routing
 
@@ -51,6 +51,19 @@ class ExpertRows(Case):
             return torch.empty(self.e, dtype=torch.int32, device=device)
         drawn = routing(self.routing, self.t, self.e, self.k, self.generator("cpu"))
         return place(drawn, self.e)[1].to(device)
+
+    def _row_bytes(self) -> tuple[int, int]:
+        """(read, written) for a row, of an operator that touches rows and counts alone."""
+        raise NotImplementedError
+
+    def cost(self) -> Cost:
+        read, written = self._row_bytes()
+        return Cost(flops=0, read=self.taken * read + self.e * 4, written=self.taken * written)
+
+    def untouched(self) -> Cost:
+        read, written = self._row_bytes()
+        padding = self.rows - self.taken
+        return Cost(flops=0, read=padding * read, written=padding * written)
 
     def tile_steps(self, rows: int, steps: int) -> int:
         """Steps of the interpreter: ``steps`` for each tile of ``rows`` rows by 128 channels that has

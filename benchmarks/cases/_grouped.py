@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.cases import Case, Cost
 from benchmarks.cases._data import payload, scales
 from benchmarks.cases._routing import buffer_rows, routing
 from benchmarks.compare import sample_rows
@@ -24,6 +25,47 @@ KINDS = {
     "even": "every expert has as many rows",
     "about": "0.7 to 1.3 times the average, as DeepGEMM draws the rows of its masked tests",
 }
+
+
+class Product(Case):
+    """A product of experts' rows.  What its operators' dataclasses have in common and say themselves, so
+    that the order of their fields is their own: e, n, k, out; ``counts`` and ``rows`` of the buffer."""
+
+    e: int
+    n: int
+    k: int
+    out: str
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Rows of each expert."""
+        raise NotImplementedError
+
+    @property
+    def rows(self) -> int:
+        """Of the buffer."""
+        raise NotImplementedError
+
+    def _active(self) -> int:
+        """Experts that have rows."""
+        return sum(count > 0 for count in self.counts)
+
+    def cost(self) -> Cost:
+        return self._moved(sum(self.counts), self._active(), 4 * self.e)
+
+    def untouched(self) -> Cost:
+        rows = self.rows - sum(self.counts)
+        return self._moved(rows, self.e - self._active(), 0)._replace(flops=0)
+
+    def _moved(self, rows: int, experts: int, extra: int) -> Cost:
+        """Work and bytes of so many rows and weights."""
+        n, k = self.n, self.k
+        w_bytes = n * k + 4 * -(-n // 128) * (k // 128)
+        return Cost(
+            flops=2 * rows * n * k,
+            read=rows * (k + 4 * (k // 128)) + experts * w_bytes + extra,
+            written=rows * n * {"bf16": 2, "fp32": 4}[self.out],
+        )
 
 
 @cache

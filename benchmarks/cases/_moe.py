@@ -14,7 +14,6 @@ from benchmarks.cases._data import dtype, payload, scales, values
 from benchmarks.cases._deepseek_v3 import EXPERT_INTERMEDIATE, HIDDEN
 from benchmarks.cases._router import CHOSEN, EXPERTS, GROUPS, LIMITED_GROUPS, bias, logits
 from benchmarks.cases._routing import buffer_rows
-from benchmarks.compare import sample_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -260,28 +259,3 @@ def exact_grad_x(arguments: dict[str, Any]) -> torch.Tensor:
         inner = torch.cat([d * up * (p + gate * p * (1 - p)), d * gate * p], dim=1)
         out.index_add_(0, tokens, inner @ gate_up)
     return out
-
-
-def rows_of(arguments: dict[str, Any], rows: Any) -> dict[str, Any]:
-    """The same problem for some of the tokens."""
-    names = [name for name in ("x", "logits", "grad") if name in arguments]
-    return arguments | {name: arguments[name][rows] for name in names}
-
-
-def sampled(arguments: dict[str, Any]) -> list[int]:
-    """One token of each 64, or as many as make 64, with the first and the last."""
-    rows = sample_rows(*arguments["x"].shape)[0]
-    few = rows[:: max(1, -(-len(rows) // 64))]
-    return sorted({*few, *rows[-1:]})
-
-
-def slabs(arguments: dict[str, Any], elements: int) -> Iterator[slice]:
-    """All tokens, 64 or a multiple of it at a time, of which a layer's steps have ``elements``.
-
-    The last has no end, so that rows too many in a result are compared, and found.
-    """
-    (tokens, channels), wide = arguments["x"].shape, arguments["gate_up"].shape[1]
-    each = (arguments["topk"] + 1) * (channels + wide)
-    step = max(64, elements // each // 64 * 64)
-    for start in range(0, max(1, tokens), step):
-        yield slice(start, start + step if start + step < tokens else None)

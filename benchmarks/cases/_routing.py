@@ -74,8 +74,12 @@ def _uniform(tokens: int, experts: int, topk: int, generator: torch.Generator) -
 def _preferred(
     kind: str, tokens: int, experts: int, topk: int, generator: torch.Generator
 ) -> torch.Tensor:
-    """Drawn without replacement in proportion to popularity: scores are log popularity plus Gumbel's
-    noise, and the highest are taken."""
+    """Drawn without replacement in proportion to popularity: the highest scores are taken."""
+    return preference(kind, tokens, experts, generator).topk(topk, dim=1).indices
+
+
+def preference(kind: str, tokens: int, experts: int, generator: torch.Generator) -> torch.Tensor:
+    """[T, E] fp32: log popularity plus Gumbel's noise.  kind: ``zipf`` or ``correlated``."""
     import torch
 
     device = generator.device
@@ -83,10 +87,10 @@ def _preferred(
     noise = -torch.log(-torch.log(noise.clamp_(1e-7, 1 - 1e-7)))
     if kind == "zipf":
         rank = torch.randperm(experts, generator=generator, device=device) + 1
-        return (noise - rank.log()).topk(topk, dim=1).indices
+        return noise - rank.log()
     topics = torch.randn(-(-tokens // TOPIC), experts, generator=generator, device=device)
     # Normal with deviation 2: a topic's best expert is some 200 times as likely as a middling one.
-    return (noise + 2 * topics.repeat_interleave(TOPIC, 0)[:tokens]).topk(topk, dim=1).indices
+    return noise + 2 * topics.repeat_interleave(TOPIC, 0)[:tokens]
 
 
 def _spoiled(

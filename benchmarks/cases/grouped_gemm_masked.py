@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Case, Cost, Part, fp8_gemm, taker
+from benchmarks.cases import Part, fp8_gemm, taker
 from benchmarks.cases import _grouped as grouped
 from benchmarks.cases._data import dtype, payload, scales
 from benchmarks.cases._deepseek_v3 import LINEAR
@@ -24,7 +24,7 @@ AGAINST_FP32 = fp8_gemm.AGAINST_FP32
 
 
 @dataclass(frozen=True)
-class GroupedGemmMasked(Case):
+class GroupedGemmMasked(grouped.Product):
     """``t`` tokens of ``topk`` of ``e`` experts each, in buffers of ``c`` rows: the first rows of
     [e, c, k] e4m3 times the expert's [n, k].
 
@@ -48,6 +48,11 @@ class GroupedGemmMasked(Case):
         """Rows of each expert that there is room for."""
         drawn = grouped.rows_of_experts(self.routing, self.t, self.e, self.topk, self.seed)
         return tuple(min(count, self.c) for count in drawn)
+
+    @property
+    def rows(self) -> int:
+        """Of all buffers."""
+        return self.e * self.c
 
     def _said(self) -> list[int]:
         """What ``counts`` holds."""
@@ -75,25 +80,6 @@ class GroupedGemmMasked(Case):
             "x": x, "x_scale": x_scale, "w": w, "w_scale": w_scale, "counts": counts,
             "out_dtype": dtype(self.out),
         }  # fmt: skip
-
-    def cost(self) -> Cost:
-        active = sum(count > 0 for count in self.counts)
-        return self._moved(sum(self.counts), active, 4 * self.e)
-
-    def untouched(self) -> Cost:
-        active = sum(count > 0 for count in self.counts)
-        rows = self.e * self.c - sum(self.counts)
-        return self._moved(rows, self.e - active, 0)._replace(flops=0)
-
-    def _moved(self, rows: int, experts: int, extra: int) -> Cost:
-        """Work and bytes of so many rows and weights."""
-        n, k = self.n, self.k
-        w_bytes = n * k + 4 * -(-n // 128) * (k // 128)
-        return Cost(
-            flops=2 * rows * n * k,
-            read=rows * (k + 4 * (k // 128)) + experts * w_bytes + extra,
-            written=rows * n * {"bf16": 2, "fp32": 4}[self.out],
-        )
 
     def interpreter_steps(self) -> int:
         if not grouped.drawn(self):

@@ -8,18 +8,16 @@ problems are compared whole, and so is each operator at its true size.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases import _tokens
+from benchmarks.cases._moe import Layer, exact
+from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 OUTPUTS = ("out",)
 TOLERANCE = Exact()  # of each operator, and the last sum is one rounding
+parts, sample = _tokens.parts, _tokens.sample
 
 
 @dataclass(frozen=True)
@@ -35,16 +33,9 @@ class MoeLayer(Layer):
         return self.forward_steps() + self.cache * self.cache_steps()
 
 
-def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
-    """64 tokens or a multiple of it at a time."""
-    for rows in slabs(arguments, elements):
-        yield Part(f"tokens from {rows.start}", rows_of(arguments, rows), itemgetter(rows))
-
-
-def sample(arguments: dict[str, Any]) -> Part:
-    """Some 64 tokens, with all their channels."""
-    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
-    return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
+@dataclass(frozen=True)
+class MoeLayerRouted(Routed, MoeLayer):
+    """As in a model."""
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
@@ -59,6 +50,8 @@ PRODUCTION = (
     *(MoeLayer(t=t, layer="moe", bench=True) for t in (4096, 16384)),
     MoeLayer(t=4096, cache=True, layer="moe", bench=True),
     MoeLayer(t=4096, logits="bf16", layer="moe"),
+    MoeLayerRouted(t=4096, layer="moe", bench=True),
+    MoeLayerRouted(t=4096, routing="correlated", cache=True, layer="moe"),
 )
 EDGES = (
     MoeLayer(t=18, bench=True, **SMALL),
@@ -68,10 +61,16 @@ EDGES = (
     MoeLayer(t=19, data="spoiled", **SMALL),
     MoeLayer(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayer(t=20, **SMALL | {"h": 256, "shared": 256, "e": 2, "groups": 1}),
+    MoeLayerRouted(t=18, **SMALL),
+    MoeLayerRouted(t=9, routing="correlated", cache=True, **SMALL | {"e": 2, "k": 1}),
     # Those for a GPU.
     MoeLayer(t=130, h=512, i=256, shared=128, e=16, k=4),
     *(MoeLayer(t=300, h=256, i=256, shared=384, e=32, k=8, cache=cache) for cache in (False, True)),
     MoeLayer(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayer(t=200, h=256, i=128, shared=128, e=256, data="spoiled", cache=True),
+    *(
+        MoeLayerRouted(t=300, h=1152, i=256, shared=384, e=32, k=8, routing=kind)
+        for kind in ("zipf", "correlated")
+    ),
 )
 CASES = PRODUCTION + EDGES

@@ -3,8 +3,8 @@
 At true size, 256 experts of 7168 and 2048, the operands and results are 68 GB with the transposed
 payloads, and the gradients of the weights depend on every token: the timed problem has 32 experts, what
 one of 8 GPUs holds.  There some 64 tokens are modelled, whose grad_x and grad_logits depend on no
-other; the weights' gradients are compared whole in the small problems, and those of
-grouped_gemm_wgrad at their true size.
+other; the weights' gradients are compared whole in the small problems, those of grouped_gemm_wgrad
+at their true size, and with all 256 experts those of some by harness.exact_backward.
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.cases import Cost, Part
 from benchmarks.cases._data import values
-from benchmarks.cases._moe import Layer, exact_grad_x, rows_of, sampled, slabs
+from benchmarks.cases._moe import Layer, exact_grad_x
+from benchmarks.cases._routed import Routed
+from benchmarks.cases._tokens import rows_of, sampled, slabs
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class MoeLayerBackward(Layer):
         return self.forward_steps() + self.cache_steps() + self.backward_steps()
 
 
+@dataclass(frozen=True)
+class MoeLayerBackwardRouted(Routed, MoeLayerBackward):
+    """As in a model."""
+
+
 def _tokens(arguments: dict[str, Any], rows: Any, name: str) -> Part:
     """What some tokens' gradients are; those of the weights are of all tokens and left out."""
     tokens = arguments["x"].shape[0]
@@ -86,12 +93,16 @@ SMALL: dict[str, Any] = {
     "h": 128, "i": 128, "shared": 128, "e": 2, "k": 1, "groups": 2, "limit": 1,
 }  # fmt: skip
 ONE = SMALL | {"e": 1, "groups": 1}
-PRODUCTION = (MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),)
+PRODUCTION = (
+    MoeLayerBackward(t=4096, e=32, layer="moe", bench=True),
+    MoeLayerBackwardRouted(t=4096, e=32, routing="correlated", layer="moe"),
+)
 EDGES = (
     MoeLayerBackward(t=17, bench=True, **ONE),
     MoeLayerBackward(t=0, **SMALL),
     MoeLayerBackward(t=1, logits="bf16", **SMALL),
     MoeLayerBackward(t=18, data="spoiled", **ONE),
+    MoeLayerBackwardRouted(t=17, **ONE),
     # Those for a GPU; tests/test_moe_layer.py has a layer of 8 experts for the interpreter.
     MoeLayerBackward(t=18, **SMALL),
     MoeLayerBackward(t=19, bias="one", logits="bf16", **SMALL),
@@ -100,5 +111,6 @@ EDGES = (
     MoeLayerBackward(t=300, h=256, i=256, shared=384, e=32, k=8),
     MoeLayerBackward(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayerBackward(t=200, h=256, i=128, shared=128, e=256, data="spoiled"),
+    MoeLayerBackwardRouted(t=150, h=1152, i=256, shared=384, e=32, k=8),
 )
 CASES = PRODUCTION + EDGES

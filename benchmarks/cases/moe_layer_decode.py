@@ -7,11 +7,11 @@ problem's, so that nobody is cut off who was not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.cases import Part, taker
-from benchmarks.cases._moe import Layer, exact, rows_of, sampled, slabs
+from benchmarks.cases import Part, _tokens
+from benchmarks.cases._moe import Layer, exact
+from benchmarks.cases._routed import Routed
 from benchmarks.compare import Exact
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 OUTPUTS = ("out",)
 TOLERANCE = Exact()  # of each operator, and the last sum is one rounding
+sample = _tokens.sample
 
 
 @dataclass(frozen=True)
@@ -40,19 +41,17 @@ class MoeLayerDecode(Layer):
         return self.forward_steps()
 
 
+@dataclass(frozen=True)
+class MoeLayerDecodeRouted(Routed, MoeLayerDecode):
+    """As in a model."""
+
+
 def parts(arguments: dict[str, Any], elements: int) -> Iterator[Part]:
     """64 tokens or a multiple of it at a time; all at once where an expert may be full."""
     if arguments["capacity"] is not None:
         yield Part("all tokens", arguments, lambda result: result)
         return
-    for rows in slabs(arguments, elements):
-        yield Part(f"tokens from {rows.start}", rows_of(arguments, rows), itemgetter(rows))
-
-
-def sample(arguments: dict[str, Any]) -> Part:
-    """Some 64 tokens, with all their channels."""
-    shape, rows = tuple(arguments["x"].shape), sampled(arguments)
-    return Part("sampled tokens", rows_of(arguments, rows), taker(shape, itemgetter(rows)))
+    yield from _tokens.parts(arguments, elements)
 
 
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
@@ -63,8 +62,9 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
 SMALL: dict[str, Any] = {
     "h": 128, "i": 128, "shared": 128, "e": 4, "k": 2, "groups": 2, "limit": 1,
 }  # fmt: skip
-PRODUCTION = tuple(
-    MoeLayerDecode(t=t, layer="moe", bench=t in (1, 128)) for t in (1, 16, 64, 128, 256)
+PRODUCTION = (
+    *(MoeLayerDecode(t=t, layer="moe", bench=t in (1, 128)) for t in (1, 16, 64, 128, 256)),
+    MoeLayerDecodeRouted(t=128, routing="correlated", layer="moe"),
 )
 EDGES = (
     MoeLayerDecode(t=17, bench=True, **SMALL),
@@ -74,6 +74,7 @@ EDGES = (
     MoeLayerDecode(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayerDecode(t=19, data="spoiled", **SMALL),
     MoeLayerDecode(t=17, bias="one", capacity=5, **SMALL),  # an expert that is full
+    MoeLayerDecodeRouted(t=9, capacity=7, **SMALL),
     MoeLayerDecode(t=33, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerDecode(t=200, h=256, i=128, shared=128, e=32, capacity=40),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cases import Cost
 from benchmarks.cases._data import dtype
 from benchmarks.cases._deepseek_v3 import DENSE_INTERMEDIATE, EXPERT_INTERMEDIATE
 from benchmarks.cases._expert_rows import (
@@ -63,15 +62,6 @@ class SwigluQuant(ExpertRows):
         scales = self.c // 128 * 4
         read = 2 * self.c * BYTES[self.x] + (2 * scales if self.x == "e4m3" else 0)
         return read + 4 * self.weights, self.c + scales
-
-    def cost(self) -> Cost:
-        read, written = self._row_bytes()
-        return Cost(flops=0, read=self.taken * read + self.e * 4, written=self.taken * written)
-
-    def untouched(self) -> Cost:
-        read, written = self._row_bytes()
-        padding = self.rows - self.taken
-        return Cost(flops=0, read=padding * read, written=padding * written)
 
     def interpreter_steps(self) -> int:
         return self.tile_steps(rows=16, steps=4)

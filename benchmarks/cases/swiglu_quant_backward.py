@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.cases import Cost
 from benchmarks.cases._deepseek_v3 import DENSE_INTERMEDIATE, EXPERT_INTERMEDIATE
 from benchmarks.cases._expert_rows import (
     ExpertRows,
@@ -57,15 +56,6 @@ class SwigluQuantBackward(ExpertRows):
         """(read, written) for a row."""
         gate_up = 2 * self.c + self.c // 64 * 4
         return 2 * self.c + gate_up + 4 * self.weights, gate_up + 4 * self.weights
-
-    def cost(self) -> Cost:
-        read, written = self._row_bytes()
-        return Cost(flops=0, read=self.taken * read + self.e * 4, written=self.taken * written)
-
-    def untouched(self) -> Cost:
-        read, written = self._row_bytes()
-        padding = self.rows - self.taken
-        return Cost(flops=0, read=padding * read, written=padding * written)
 
     def interpreter_steps(self) -> int:
         return self.tile_steps(rows=16, steps=7)
