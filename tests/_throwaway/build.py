@@ -1,13 +1,16 @@
-"""Makes the repository: four commits."""
+"""Makes the repository: five commits."""
 
 from __future__ import annotations
 
 import shutil
 import string
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tests._miniature.build import ROOT, git
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 HERE = Path(__file__).parent
 COPIED = ("benchmarks", "gate", "harness", "noxfile.py", "pyproject.toml", "kernels/_device.py")
@@ -21,20 +24,22 @@ class Commit(NamedTuple):
     group: int = 4
     comment: str = "a word"
     dies: bool = False
+    repeat: int = 1
 
 
-# Slower on purpose; dead at n = 1; another swizzle of n = 2048, and for n = 4096 other words alone,
-# which move lines.
+# A reference slower on purpose; dead at n = 1; another swizzle of n = 2048, and for n = 4096 other words
+# alone, which move lines; a kernel slower on purpose.
 COMMITS = {
     "first": Commit(),
     "slower": Commit(seconds=0.008),
     "dies": Commit(dies=True),
     "tuned": Commit(group=8, comment="other\n# words"),
+    "again": Commit(repeat=8),
 }
 
 
-def build(project: Path) -> dict[str, str]:
-    """Make the repository at ``project``; the commits' hashes by name."""
+def build(project: Path, more: Mapping[str, str] = {}) -> dict[str, str]:
+    """Make the repository at ``project``, with ``more`` files; the commits' hashes by name."""
     project.mkdir(parents=True)
     git(project, "init", "--quiet", "--initial-branch=trunk")
     for name in COPIED:
@@ -50,6 +55,9 @@ def build(project: Path) -> dict[str, str]:
     for operator in OPERATORS:
         text = (HERE / f"{operator}_case.txt").read_text(encoding="utf-8")
         (project / f"benchmarks/cases/{operator}.py").write_text(text, encoding="utf-8")
+    for name, text in more.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(text, encoding="utf-8")
     (project / ".gitignore").write_text(".gate/\n__pycache__/\n", encoding="utf-8")
     return {name: _commit(project, name, values) for name, values in COMMITS.items()}
 
