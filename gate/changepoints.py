@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
 LONG = 12
 # A gain (:mod:`gate._likelihood`) above this is a step: with it, at most 1 in 100 series of noise
-# alone has a step upward, whatever the kind of noise.  From ``python -m gate selftest --tune``.
+# alone has a step upward, whatever the kind of noise.  From ``python -m gate selftest --tune --noise 800``,
+# whose worst row is AR(0.8), 10+5.
 THRESHOLD = 2.3
 # Stretches inside a long series are looked at closely where a plain step gains this much, the most
 # promising ones first: a close look takes milliseconds.  As of places, there are many of them, and what
