@@ -6,8 +6,9 @@ import functools
 import math
 from typing import TYPE_CHECKING, Any
 
-from gate import _rivals, _simulate, _tuned, changepoints
+from gate import _likelihood, _rivals, _simulate, _tuned, changepoints
 from gate._shares import Share
+from gate._simulate import Row
 from harness._markdown import percent
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     import numpy
 
-    from gate._simulate import Row
+    from gate._likelihood import Model
 
 # One setting for every kind of noise: no row has more than 1 % false alarms, but for the two usual ones.
 OURS, ASV, OTAVA = "history", "asv, every step", "Otava, strict"
@@ -31,7 +32,7 @@ NEAR = 2
 FALSE_ALARMS = 0.01
 
 # Row and step (0: no step, false alarms) -> detector -> share.
-Curves = dict[tuple["Row", float], dict[str, Share]]
+Curves = dict[tuple[Row, float], dict[str, Share]]
 
 
 def curves(
@@ -46,30 +47,46 @@ def curves(
             hits = dict.fromkeys(DETECTORS, 0)
             for draw in range(of):
                 places = alarms(_simulate.series(_simulate.PUBLISHED, row, step, draw), row)
-                for name in DETECTORS:
-                    hits[name] += alarmed(places[name], row, step)
-            found[row, step] = {name: Share(count, of) for name, count in hits.items()}
+                for name, at in places.items():
+                    hits[name] += alarmed(at, row, step)
+            found[row, step] = {name: Share(hits[name], of) for name in places}
+    return found
+
+
+def others(draws: int, quiet: int, tell: Callable[[str], None]) -> Curves:
+    """The rows beside those of the large tables: noise of other sizes, and kinds not tuned on."""
+    found = curves(draws, quiet, _simulate.OTHER_ROWS, (), tell)
+    for sd, steps in _simulate.SIZES.items():
+        rows = [Row(_simulate.INDEPENDENT, *layout, sd) for layout in _simulate.LAYOUTS]
+        found |= curves(draws, quiet, [row for row in rows if sd != _simulate.SD], steps, tell)
     return found
 
 
 def alarms(costs: numpy.ndarray, row: Row) -> dict[str, list[int]]:
-    """Where each detector sees a step upward."""
-    ours = changepoints.Long(_logs(costs))
+    """Where each detector sees a step upward; without those that are told, if nobody can tell them."""
+    import numpy
+
     memory: dict[Any, Any] = {}
-    gain, strength = _tuned.SETTINGS[row]
 
-    def history(threshold: float) -> list[int]:
-        return [step.place for step in ours.find(threshold) if step.after > step.before]
+    def history(threshold: float, model: Model) -> list[int]:
+        steps = changepoints.Long(numpy.log(costs), model).find(threshold)
+        return [step.place for step in steps if step.after > step.before]
 
-    return {
-        OURS: history(changepoints.THRESHOLD),
+    found = {
+        OURS: history(changepoints.THRESHOLD, _likelihood.ANY),
         ASV: _rivals.asv(costs, 0.0, memory),
         OTAVA: _rivals.otava(costs, _rivals.OTAVA_STRICT_P, memory),
         USUAL_ASV: _rivals.asv(costs, _rivals.ASV_THRESHOLD, memory),
         USUAL_OTAVA: _rivals.otava(costs, _rivals.OTAVA_P, memory),
-        OURS_TOLD: history(gain),
-        OTAVA_TOLD: _rivals.otava(costs, 10**-strength, memory),
     }
+    plain = row._replace(
+        sd=_simulate.SD
+    )  # what they are told does not depend on the size of the noise
+    if plain in _tuned.SETTINGS:
+        gain, strength = _tuned.SETTINGS[plain]
+        found[OURS_TOLD] = history(gain, _tuned.MODELS[row.kind])
+        found[OTAVA_TOLD] = _rivals.otava(costs, 10**-strength, memory)
+    return found
 
 
 def alarmed(places: Sequence[int], row: Row, step: float) -> bool:
@@ -102,31 +119,36 @@ def beaten(
     return more, told
 
 
+def judged(held: dict[str, Share], duels: Sequence[tuple[str, str]]) -> str:
+    """Ours against the rival that finds most: better, equal or worse, and equal if intervals meet."""
+    ours = held[duels[0][0]].interval
+    theirs = max((held[other] for _, other in duels), key=lambda share: share.value).interval
+    return "better" if ours[0] > theirs[1] else "**worse**" if theirs[0] > ours[1] else "equal"
+
+
 def tune(quiet: int, rows: Sequence[Row], tell: Callable[[str], None]) -> dict[str, float]:
     """The constants with which no row has more than FALSE_ALARMS, from seeds of their own.
 
     Returns our threshold, -log10 of Otava's p, and the largest share of asv's rows without any
-    threshold: asv has no looser setting.
+    threshold: asv has no looser setting.  Tells the settings of every row (gate/_tuned.py).
     """
+    import numpy
+
     worst = {"history": -math.inf, "Otava, -log10 p": -math.inf, "asv's false alarms": 0.0}
     for row in rows:
         made = [_simulate.series(_simulate.TUNING, row, 0.0, draw) for draw in range(quiet)]
-        ours = _upper([changepoints.rise(_logs(costs)) for costs in made])
+        logs = [numpy.log(costs) for costs in made]
+        ours = _upper([changepoints.rise(one) for one in logs])
+        told = _upper([changepoints.rise(one, _tuned.MODELS[row.kind]) for one in logs])
         otava = _upper([_rivals.otava_strength(costs) for costs in made])
         asv = sum(bool(_rivals.asv(costs, 0.0)) for costs in made) / quiet
         tell(
-            f"{row.kind}, {row.before}+{row.after}: history {ours:.2f}, Otava {otava:.1f}, asv {asv:.1%}"
+            f'Row("{row.kind}", {row.before}, {row.after}): ({told:.2f}, {otava:.1f}),  '
+            f"# history {ours:.2f}, asv {asv:.1%}"
         )
         for name, value in zip(worst, (ours, otava, asv), strict=True):
             worst[name] = max(worst[name], value)
     return worst
-
-
-def _logs(costs: numpy.ndarray) -> numpy.ndarray:
-    import numpy
-
-    logs: numpy.ndarray = numpy.log(costs)
-    return logs
 
 
 def _upper(values: Sequence[float]) -> float:

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 WINDOW = 50
 # Otava's own setting, and the largest with which no kind of noise raises more than 1 % false alarms
-# (``python -m gate.selftest --tune``).
+# (``python -m gate selftest --tune``).
 OTAVA_P = 1e-3
-OTAVA_STRICT_P = 1e-11
+STRENGTHS = 200  # tenths of -log10 p up to which an alarm is looked for
+OTAVA_STRICT_P = 1e-12
 ASV_THRESHOLD = 0.05
 
 
@@ -46,13 +47,13 @@ def otava(costs: numpy.ndarray, p: float, memory: dict[Any, Any] | None = None) 
 
 
 def otava_strength(costs: numpy.ndarray) -> float:
-    """-log10 of the least p at which there is an alarm, to a tenth; 0 without one at p = 0.5."""
+    """-log10 of the largest p, to a tenth, from which on down there is no alarm; 0 without one at 0.5."""
     memory: dict[Any, Any] = {}
-    strength = 0.0
-    for tenths in (3, 6, *range(10, 40, 5), *range(40, 200, 10)):
+    looked: tuple[int, ...] = (*range(STRENGTHS, 9, -1), 6, 3)
+    for tenths in looked:
         if otava(costs, 10 ** (-tenths / 10), memory):
-            strength = tenths / 10
-    return strength
+            return (tenths + 1) / 10
+    return 0.0
 
 
 def _first_pass(p: float) -> float:

@@ -66,7 +66,9 @@ def parity(fault: Fault, seconds: float) -> Selection:
     arguments: tuple[str, ...] = ("tests/test_ops.py",)
     if not fault.of_reference:
         arguments = ("tests/test_ops.py", *fault.tests, *GENERIC[1:])
-    return Selection(arguments, fault.operators, fault.only, not fault.only, seconds)
+    # What the cases for a CPU are blind to, larger ones may see.
+    small = not (fault.only or fault.blind_on_cpu)
+    return Selection(arguments, fault.operators, fault.only, small, seconds)
 
 
 def own(fault: Fault, seconds: float) -> Selection:

@@ -6,8 +6,9 @@ Two tests, by how much a series can say of its own noise.
 points say next to nothing about their noise; what other series of the same machine say of it enters
 as so many degrees of freedom.  A p value is multiplied by the number of places that were looked at.
 
-*Long*: a step against a straight line, amid noise whose neighbours resemble each other and which has
-outliers (:mod:`gate._likelihood`).  Nothing needs to be known beforehand.
+*Long*: how much likelier the series is with a step, averaged over what its noise may be like, from
+neighbours that resemble each other to drifts and outliers (:mod:`gate._likelihood`).  Nothing needs to
+be known beforehand.
 
 Either looks at stretches of the series, as seeded binary segmentation does (Kovacs et al., Biometrika
 110, 2023), so that a level that was left and came back is found between its two ends.
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from gate import _likelihood
@@ -26,17 +28,18 @@ if TYPE_CHECKING:
 
     import numpy
 
-    from gate._likelihood import Split
+    from gate._likelihood import Model, Split
 
 LONG = 12
 # A gain (:mod:`gate._likelihood`) above this is a step: with it, at most 1 in 100 series of noise
-# alone has a step upward, whatever the kind of noise.  From ``python -m gate.selftest --tune``.
-THRESHOLD = 7.2
+# alone has a step upward, whatever the kind of noise.  From ``python -m gate selftest --tune --noise 800``,
+# whose worst row is AR(0.8), 10+5.
+THRESHOLD = 2.3
 # Stretches inside a long series are looked at closely where a plain step gains this much, the most
-# promising ones first: a close look takes milliseconds.  They are many, so theirs has to gain more.
+# promising ones first: a close look takes milliseconds.  As of places, there are many of them, and what
+# they gain is divided by their number to the same power.
 PROMISING = 4.0
 CLOSE_LOOKS = 3
-INNER_COST = 3.0
 
 
 class Noise(NamedTuple):
@@ -201,8 +204,9 @@ class _Series:
 class Long:
     """One long series during the search."""
 
-    def __init__(self, y: numpy.ndarray) -> None:
+    def __init__(self, y: numpy.ndarray, model: Model = _likelihood.ANY) -> None:
         self.y = y
+        self.model = model
         self.looked: dict[tuple[int, int], Split] = {}
 
     def find(self, threshold: float) -> list[Step]:
@@ -244,7 +248,8 @@ class Long:
         ]
         close = sorted((one for one in inner if one[0] > PROMISING), reverse=True)[:CLOSE_LOOKS]
         inside = [self.look(low, high) for _, low, high in close]
-        looked = [one._replace(gain=one.gain - INNER_COST) for one in inside]
+        cost = _likelihood.PLACES * math.log(max(1, len(inner)))
+        looked = [one._replace(gain=one.gain - cost) for one in inside]
         looked.insert(0, self.look(start, stop))
         if upward:
             looked = [one for one in looked if one.rise > 0]
@@ -257,17 +262,17 @@ class Long:
             start = max(0, start - lack)
             stop = min(len(self.y), max(stop, start + _likelihood.LEAST))
         if (start, stop) not in self.looked:
-            found = _likelihood.best(self.y[start:stop])
+            found = _likelihood.best(self.y[start:stop], self.model)
             self.looked[start, stop] = found._replace(place=start + found.place)
         return self.looked[start, stop]
 
 
-def rise(values: Sequence[float] | numpy.ndarray) -> float:
+def rise(values: Sequence[float] | numpy.ndarray, model: Model = _likelihood.ANY) -> float:
     """Gain of the clearest step upward of a long series, before any threshold; -inf without one."""
     import numpy
 
     y = numpy.asarray(values, dtype=float)
-    found = Long(y).scan(0, len(y), upward=True)
+    found = Long(y, model).scan(0, len(y), upward=True)
     return found.gain if found else -numpy.inf
 
 

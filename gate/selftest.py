@@ -10,6 +10,7 @@ Exit code: 0, or 10 when a share of false alarms is clearly above what is promis
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from pathlib import Path
@@ -97,14 +98,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return BROKEN
         sources.append(measured)
     curves: Curves = {}
+    others: Curves = {}
     if options.only != "processes":
-        curves = _curves.curves(
-            options.draws, options.noise, _simulate.ROWS, _simulate.STEPS,
-            lambda said: _tell(said, options.quiet),
-        )  # fmt: skip
+        draws, noise = options.draws, options.noise
+        tell = functools.partial(_tell, quiet=options.quiet)
+        curves = _curves.curves(draws, noise, _simulate.ROWS, _simulate.STEPS, tell)
+        others = _curves.others(draws, noise, tell)
     results = processes(sources, options.runs, options.quiet) if options.only != "series" else []
     seconds = time.monotonic() - started
-    text = _page.page(curves, results, _command(options), seconds)
+    text = _page.page(curves, others, results, _command(options), seconds)
     if options.aa and results:
         own = [one for one in results if one.source == measured.name]
         clock = _cost.read(options.aa, lambda said: _tell(said, options.quiet))

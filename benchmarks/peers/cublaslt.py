@@ -24,8 +24,8 @@ def missing() -> str | None:
 def prepare(operator: str, arguments: dict[str, Any]) -> Callable[[], Any]:
     """The call for these operands; layouts that cuBLASLt asks for are made here, once.
 
-    Scales of the activations are wanted with stride 1 along M; those of the weights transposed,
-    with the stride of K/128 rounded up to 4 (a plain copy gives silently wrong answers).
+    Scales of the activations are wanted with stride 1 along M; those of the weights transposed and
+    padded, with K/128 rounded up to 4 (a plain copy gives silently wrong answers).
     """
     import torch
     from torch.nn.functional import ScalingType, SwizzleType, scaled_mm
@@ -44,7 +44,7 @@ def prepare(operator: str, arguments: dict[str, Any]) -> Callable[[], Any]:
         w_scale.shape[0], (blocks + 3) // 4 * 4, dtype=torch.float32, device=w.device
     )
     padded[:, :blocks] = w_scale
-    b_scale = padded[:, :blocks].t()
+    b_scale = padded.t()
     out_dtype = arguments.get("out_dtype") or torch.bfloat16
 
     def run() -> torch.Tensor:
