@@ -15,8 +15,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from triton import knobs
-from triton.language.extra.cuda import gdc_wait
 
 from kernels import _check, _slots
 from kernels._device import Plan, Plans, layout
@@ -26,7 +24,7 @@ TILE = 128
 MANY = 1024  # tokens that fill the GPU by themselves
 WHOLE = 8192  # channels of one program then, at most
 ROWS = 32  # of one program of the second step
-TILES = 8  # of these: a sector of what the first step wrote
+TILES = 8  # of these at a time: a sector of what the first step wrote
 
 _plans = Plans()
 
@@ -36,9 +34,8 @@ def _permute_kernel(
     x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr, token_ptr,
     num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
     SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr, EARLY: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """EARLY: launched before the one that fills ``token_ptr`` has ended."""
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
     token = (tl.program_id(0) // chunks).to(tl.int64)
@@ -64,8 +61,6 @@ def _permute_kernel(
         if TWO_STEPS:
             tl.store(rows_scale_ptr + token * (channels // TILE) + wide, scale, mask=tiled & routed)
             here = tl.broadcast_to(token.to(tl.int32), (TOPK,))
-            if EARLY:
-                gdc_wait()
             tl.store(token_ptr + row, here, mask=inside & (chunk == 0))
         else:
             tl.store(
@@ -82,18 +77,16 @@ def _permute_kernel(
 @triton.jit
 def _scales_kernel(
     scale_ptr, token_ptr, rows_scale_ptr, num_rows, tiles, stride_rows_scale,
-    ROWS: tl.constexpr, TILES: tl.constexpr, EARLY: tl.constexpr,
+    ROWS: tl.constexpr, TILES: tl.constexpr,
 ):  # fmt: skip
-    chunks = tl.cdiv(tiles, TILES)
-    row = tl.program_id(0) // chunks * ROWS + tl.arange(0, ROWS)
-    tile = tl.program_id(0) % chunks * TILES + tl.arange(0, TILES)
-    if EARLY:
-        gdc_wait()
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     token = tl.load(token_ptr + row, mask=row < num_rows, other=-1).to(tl.int64)
-    mask = (token >= 0)[:, None] & (tile < tiles)[None, :]
-    scale = tl.load(scale_ptr + token[:, None] * tiles + tile[None, :], mask=mask)
-    wide = tile.to(tl.int64)[None, :]
-    tl.store(rows_scale_ptr + wide * stride_rows_scale + row[:, None], scale, mask=mask)
+    for start in range(0, tiles, TILES):
+        tile = start + tl.arange(0, TILES)
+        mask = (token >= 0)[:, None] & (tile < tiles)[None, :]
+        scale = tl.load(scale_ptr + token[:, None] * tiles + tile[None, :], mask=mask)
+        wide = tile.to(tl.int64)[None, :]
+        tl.store(rows_scale_ptr + wide * stride_rows_scale + row[:, None], scale, mask=mask)
 
 
 def permute(
@@ -199,23 +192,19 @@ def _plan_of(
     block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
     padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
-    two = many and x_scale is not None
-    early = two and not knobs.runtime.interpret
     move = Plan(
         _permute_kernel, (tokens * triton.cdiv(channels, block),),
         (num_rows, channels, topk, x.stride(0), *strides, padded),
         {
             "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
-            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE, "EARLY": early,
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE,
         }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))),
-        launch_pdl=early,
     )  # fmt: skip
     tiles = channels // TILE
     scales = None
-    if two:
+    if many and x_scale is not None:
         scales = Plan(
-            _scales_kernel, (triton.cdiv(num_rows, ROWS) * triton.cdiv(tiles, TILES),),
-            (num_rows, tiles, padded), {"ROWS": ROWS, "TILES": TILES, "EARLY": early}, num_warps=4,
-            launch_pdl=early,
+            _scales_kernel, (triton.cdiv(num_rows, ROWS),), (num_rows, tiles, padded),
+            {"ROWS": ROWS, "TILES": TILES}, num_warps=4,
         )  # fmt: skip
     return PermutePlan(move, scales, tokens, tiles)
