@@ -20,6 +20,8 @@ ROWS = 8
 WARPS = 2
 MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles
+# Of a masked buffer, whose rows are empty for the most part: twice as many, of two tiles at least.
+MASKED_ENOUGH, MASKED_LEAST = 2 * ENOUGH, 2
 
 _plans = Plans()
 
@@ -130,7 +132,8 @@ def _checked_plan(
     others = _swiglu.present(gate_up_scale=gate_up_scale, counts=counts, row_weight=row_weight)
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    tiles = _tiles(groups, channels)
+    few = (ENOUGH, 1) if capacity is None else (MASKED_ENOUGH, MASKED_LEAST)
+    tiles = _tiles(groups, channels, *few)
     return Plan(
         _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
         (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4, capacity or 0),
@@ -155,9 +158,9 @@ def _masked(counts: torch.Tensor | None, capacity: int, rows: int) -> int:
     return experts * -(-capacity // ROWS)
 
 
-def _tiles(groups: int, channels: int) -> int:
+def _tiles(groups: int, channels: int, enough: int, least: int) -> int:
     """Tiles of a program: the most that leave enough programs, of those that divide a row."""
-    tiles = MOST_TILES
-    while channels // TILE % tiles or (tiles > 1 and groups * (channels // TILE) < ENOUGH * tiles):
+    tiles, row = MOST_TILES, channels // TILE
+    while row % tiles or (tiles > least and groups * row < enough * tiles):
         tiles //= 2
     return tiles
