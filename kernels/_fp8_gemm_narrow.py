@@ -30,7 +30,8 @@ UNROLL = 64  # k-blocks in flight there
 
 
 class Narrow(NamedTuple):
-    """Tile of the weight's rows of one program.  span: k-blocks of a program, None for all."""
+    """Tile of the weight's rows of one program.  span: k-blocks of a program, a multiple of 4 that divides
+    16; None for all."""
 
     block_n: int
     warps: int
@@ -89,7 +90,8 @@ def _partials_kernel(
     SPAN: tl.constexpr, EARLY: tl.constexpr, TOKENS: tl.constexpr, BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Writes, ``pitch`` k-blocks in a row: [m, n] partial products, then [m, n / 128] scales."""
+    """Writes, ``pitch`` k-blocks in a row: [m, n] partial products, then [m, n / 128] scales; zeros for
+    what a span has past the last k-block, since the second kernel reads fours."""
     if EARLY:
         gdc_launch_dependents()
     tiles_n = tl.cdiv(n, BLOCK_N)
@@ -100,20 +102,21 @@ def _partials_kernel(
     inside = (columns < n)[:, None] & (rows < m)[None, :]
     # Read before the loop and written behind it, so that nothing waits for them.
     spans = first + tl.arange(0, SPAN)
-    known = (rows < m)[:, None] & (spans < k // BLOCK_K)[None, :]
+    there = spans < k // BLOCK_K
+    known = (rows < m)[:, None] & there[None, :]
     x_scale_ptrs = x_scale_ptr + rows[:, None] * stride_xs_m + spans[None, :] * stride_xs_k
     w_scale_ptrs = w_scale_ptr + start_n // 128 * stride_ws_n + spans * stride_ws_k
-    x_scale = tl.load(x_scale_ptrs, mask=known)
-    w_scale = tl.load(w_scale_ptrs, mask=spans < k // BLOCK_K)
+    x_scale = tl.load(x_scale_ptrs, mask=known, other=0.0)
+    w_scale = tl.load(w_scale_ptrs, mask=there, other=0.0)
     places = scratch_ptr + (rows.to(tl.int64)[None, :] * n + columns[:, None]) * pitch
-    for block in range(first, tl.minimum(first + SPAN, k // BLOCK_K)):
+    for block in range(first, first + SPAN):
         w = w_desc.load([start_n, block * BLOCK_K])
         x = x_desc.load([0, block * BLOCK_K])
         tl.store(places + block, tl.dot(w, x.T), mask=inside)
     # The other tile of these 128 columns writes the same.
     scale_rows = (rows.to(tl.int64) * tl.cdiv(n, 128) + start_n // 128) * pitch
     places = scratch_ptr + scales_at + scale_rows[:, None] + spans[None, :]
-    tl.store(places, x_scale * w_scale[None, :], mask=known)
+    tl.store(places, x_scale * w_scale[None, :], mask=(rows < m)[:, None])
 
 
 @triton.jit
