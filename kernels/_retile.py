@@ -33,6 +33,87 @@ ABOVE = tl.constexpr(0x3FF - 0x300)
 ONE = tl.constexpr(127 << 23)  # bits of fp32
 
 
+# PTX for four channels of four tokens: a payload's four channels are one operand, in fp16 they are two.
+def _product(payload: int, factor: int) -> str:
+    """a, b: a token's payloads in fp16 times its factor, operands ``payload``, ``factor`` and the next."""
+    return f"""
+        mov.b32 {{low, high}}, ${payload};
+        cvt.rn.f16x2.e4m3x2 a, low;
+        cvt.rn.f16x2.e4m3x2 b, high;
+        mul.rn.f16x2 a, a, ${factor};
+        mul.rn.f16x2 b, b, ${factor + 1};"""
+
+
+def _larger(token: int) -> str:
+    """$0, $1: the larger magnitudes of those so far and a, b."""
+    if token == 0:
+        return """
+        abs.f16x2 $0, a;
+        abs.f16x2 $1, b;"""
+    return """
+        abs.f16x2 a, a;
+        abs.f16x2 b, b;
+        max.NaN.f16x2 $0, $0, a;
+        max.NaN.f16x2 $1, $1, b;"""
+
+
+def _payload(token: int) -> str:
+    """p, q: a, b in the new scale, as payloads; m, n: one more where they are not what they were.
+
+    A number of four bits is kept if it is a multiple of 2^-9, which 3 in fp16 takes up and no less; from
+    2^-5 on each is one.  Converting back would tell as well, but ptxas gets that wrong (docs/log.md).
+    """
+    return f"""
+        mul.rn.f16x2 a, a, $17;
+        mul.rn.f16x2 b, b, $18;
+        cvt.rn.satfinite.e4m3x2.f16x2 p{token}, a;
+        cvt.rn.satfinite.e4m3x2.f16x2 q{token}, b;
+        abs.f16x2 a, a;
+        abs.f16x2 b, b;
+        min.f16x2 a, a, least;
+        min.f16x2 b, b, least;
+        add.rn.f16x2 c, a, three;
+        add.rn.f16x2 d, b, three;
+        sub.rn.f16x2 c, c, three;
+        sub.rn.f16x2 d, d, three;
+        set.neu.f16x2.f16x2 one, a, c;
+        add.rn.f16x2 m, m, one;
+        set.neu.f16x2.f16x2 one, b, d;
+        add.rn.f16x2 n, n, one;"""
+
+
+LARGEST = tl.constexpr(
+    """{
+        .reg .b16 low, high;
+        .reg .b32 a, b;"""
+    + "".join(_product(2 + token, 6 + 2 * token) + _larger(token) for token in range(4))
+    + """
+        }"""
+)
+# m and n begin at 1024, of which fp16 has the ones in the lowest bits.
+REWRITTEN = tl.constexpr(
+    """{
+        .reg .b16 low, high, p0, q0, p1, q1, p2, q2, p3, q3;
+        .reg .b32 a, b, c, d, m, n, one, three, least;
+        mov.b32 three, 0x42004200;
+        mov.b32 least, 0x28002800;
+        mov.b32 m, 0x64006400;
+        mov.b32 n, 0x64006400;"""
+    + "".join(_product(5 + token, 9 + 2 * token) + _payload(token) for token in range(4))
+    + """
+        mov.b32 a, {p0, p1};
+        mov.b32 b, {p2, p3};
+        mov.b32 c, {q0, q1};
+        mov.b32 d, {q2, q3};
+        prmt.b32 $0, a, b, 0x6420;
+        prmt.b32 $1, a, b, 0x7531;
+        prmt.b32 $2, c, d, 0x6420;
+        prmt.b32 $3, c, d, 0x7531;
+        prmt.b32 $4, m, n, 0x6420;
+        }"""
+)
+
+
 @triton.jit
 def retile_kernel(
     x_ptr, x_scale_ptr, counts_ptr, q_ptr, scale_ptr, lost_ptr,
@@ -190,46 +271,8 @@ def _power(exponent):
 def _largest(v0, v1, v2, v3, f0, f1, f2, f3):
     """fp16: the largest magnitude of four payloads, each times its factor; NaN where one is."""
     return tl.inline_asm_elementwise(
-        """{
-        .reg .b16 low, high;
-        .reg .b32 a, b;
-        mov.b32 {low, high}, $2;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $6;
-        mul.rn.f16x2 b, b, $7;
-        abs.f16x2 $0, a;
-        abs.f16x2 $1, b;
-        mov.b32 {low, high}, $3;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $8;
-        mul.rn.f16x2 b, b, $9;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        max.NaN.f16x2 $0, $0, a;
-        max.NaN.f16x2 $1, $1, b;
-        mov.b32 {low, high}, $4;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $10;
-        mul.rn.f16x2 b, b, $11;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        max.NaN.f16x2 $0, $0, a;
-        max.NaN.f16x2 $1, $1, b;
-        mov.b32 {low, high}, $5;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $12;
-        mul.rn.f16x2 b, b, $13;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        max.NaN.f16x2 $0, $0, a;
-        max.NaN.f16x2 $1, $1, b;
-        }""",
-        "=&r,=&r,r,r,r,r,r,r,r,r,r,r,r,r",
-        [v0, v1, v2, v3, f0, f1, f2, f3], dtype=tl.float16, is_pure=True, pack=4,
+        LARGEST, "=&r,=&r,r,r,r,r,r,r,r,r,r,r,r,r", [v0, v1, v2, v3, f0, f1, f2, f3],
+        dtype=tl.float16, is_pure=True, pack=4,
     )  # fmt: skip
 
 
@@ -238,107 +281,6 @@ def _words(v0, v1, v2, v3, f0, f1, f2, f3, factor):
     """(int32: four payloads in their new scale, the first in the lowest byte; int8: how many of them
     are not what they were).  factor: fp16, the largest scale over the new one."""
     return tl.inline_asm_elementwise(
-        """{
-        .reg .b16 low, high, p0, q0, p1, q1, p2, q2, p3, q3;
-        .reg .b32 a, b, c, d, m, n, one, three, least;
-        mov.b32 three, 0x42004200;
-        mov.b32 least, 0x28002800;
-        mov.b32 m, 0x64006400;
-        mov.b32 n, 0x64006400;
-        mov.b32 {low, high}, $5;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $9;
-        mul.rn.f16x2 b, b, $10;
-        mul.rn.f16x2 a, a, $17;
-        mul.rn.f16x2 b, b, $18;
-        cvt.rn.satfinite.e4m3x2.f16x2 p0, a;
-        cvt.rn.satfinite.e4m3x2.f16x2 q0, b;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        min.f16x2 a, a, least;
-        min.f16x2 b, b, least;
-        add.rn.f16x2 c, a, three;
-        add.rn.f16x2 d, b, three;
-        sub.rn.f16x2 c, c, three;
-        sub.rn.f16x2 d, d, three;
-        set.neu.f16x2.f16x2 one, a, c;
-        add.rn.f16x2 m, m, one;
-        set.neu.f16x2.f16x2 one, b, d;
-        add.rn.f16x2 n, n, one;
-        mov.b32 {low, high}, $6;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $11;
-        mul.rn.f16x2 b, b, $12;
-        mul.rn.f16x2 a, a, $17;
-        mul.rn.f16x2 b, b, $18;
-        cvt.rn.satfinite.e4m3x2.f16x2 p1, a;
-        cvt.rn.satfinite.e4m3x2.f16x2 q1, b;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        min.f16x2 a, a, least;
-        min.f16x2 b, b, least;
-        add.rn.f16x2 c, a, three;
-        add.rn.f16x2 d, b, three;
-        sub.rn.f16x2 c, c, three;
-        sub.rn.f16x2 d, d, three;
-        set.neu.f16x2.f16x2 one, a, c;
-        add.rn.f16x2 m, m, one;
-        set.neu.f16x2.f16x2 one, b, d;
-        add.rn.f16x2 n, n, one;
-        mov.b32 {low, high}, $7;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $13;
-        mul.rn.f16x2 b, b, $14;
-        mul.rn.f16x2 a, a, $17;
-        mul.rn.f16x2 b, b, $18;
-        cvt.rn.satfinite.e4m3x2.f16x2 p2, a;
-        cvt.rn.satfinite.e4m3x2.f16x2 q2, b;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        min.f16x2 a, a, least;
-        min.f16x2 b, b, least;
-        add.rn.f16x2 c, a, three;
-        add.rn.f16x2 d, b, three;
-        sub.rn.f16x2 c, c, three;
-        sub.rn.f16x2 d, d, three;
-        set.neu.f16x2.f16x2 one, a, c;
-        add.rn.f16x2 m, m, one;
-        set.neu.f16x2.f16x2 one, b, d;
-        add.rn.f16x2 n, n, one;
-        mov.b32 {low, high}, $8;
-        cvt.rn.f16x2.e4m3x2 a, low;
-        cvt.rn.f16x2.e4m3x2 b, high;
-        mul.rn.f16x2 a, a, $15;
-        mul.rn.f16x2 b, b, $16;
-        mul.rn.f16x2 a, a, $17;
-        mul.rn.f16x2 b, b, $18;
-        cvt.rn.satfinite.e4m3x2.f16x2 p3, a;
-        cvt.rn.satfinite.e4m3x2.f16x2 q3, b;
-        abs.f16x2 a, a;
-        abs.f16x2 b, b;
-        min.f16x2 a, a, least;
-        min.f16x2 b, b, least;
-        add.rn.f16x2 c, a, three;
-        add.rn.f16x2 d, b, three;
-        sub.rn.f16x2 c, c, three;
-        sub.rn.f16x2 d, d, three;
-        set.neu.f16x2.f16x2 one, a, c;
-        add.rn.f16x2 m, m, one;
-        set.neu.f16x2.f16x2 one, b, d;
-        add.rn.f16x2 n, n, one;
-        mov.b32 a, {p0, p1};
-        mov.b32 b, {p2, p3};
-        mov.b32 c, {q0, q1};
-        mov.b32 d, {q2, q3};
-        prmt.b32 $0, a, b, 0x6420;
-        prmt.b32 $1, a, b, 0x7531;
-        prmt.b32 $2, c, d, 0x6420;
-        prmt.b32 $3, c, d, 0x7531;
-        prmt.b32 $4, m, n, 0x6420;
-        }""",
-        "=&r,=&r,=&r,=&r,=&r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
+        REWRITTEN, "=&r,=&r,=&r,=&r,=&r,r,r,r,r,r,r,r,r,r,r,r,r,r,r",
         [v0, v1, v2, v3, f0, f1, f2, f3, factor], dtype=(tl.int32, tl.int8), is_pure=True, pack=4,
     )  # fmt: skip

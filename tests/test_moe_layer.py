@@ -11,8 +11,8 @@ from benchmarks.cases.moe_layer import MoeLayer
 from benchmarks.cases.moe_layer_backward import OUTPUTS, MoeLayerBackward
 from benchmarks.cases.moe_layer_decode import MoeLayerDecode
 from benchmarks.compare import Exact, assert_equal
-from kernels import _moe as _moe_kernels
 from kernels import moe_layer as kernels
+from kernels.fp8_gemm import fp8_gemm
 from kernels.moe_layer_backward import moe_layer_backward
 from kernels.moe_layer_decode import moe_layer_decode
 from reference_impl import moe_layer as reference
@@ -297,15 +297,14 @@ def test_decode_waits_for_the_shared_expert(device: str, monkeypatch: pytest.Mon
     """However late its branch is."""
     if device != "cuda":
         pytest.skip("a CPU has no streams")
-    product = _moe_kernels.fp8_gemm
 
     def late(*operands: Any) -> torch.Tensor:
         torch.cuda._sleep(20_000_000)  # of the clock's cycles, about 10 ms
-        return product(*operands)
+        return fp8_gemm(*operands)
 
     held = MoeLayerDecode(t=24, h=512, i=256, shared=1024, e=16, k=4, groups=4, limit=2).inputs(
         device
     )
     moe_layer_decode(**held)
-    monkeypatch.setattr(_moe_kernels, "fp8_gemm", late)
+    monkeypatch.setattr("kernels._moe.fp8_gemm", late)
     assert_equal(moe_layer_decode(**held), reference_decode(**held), Exact())
