@@ -48,13 +48,13 @@ WHOLE, SPLIT, COARSE = Narrow(64, 4, 6, None), Narrow(64, 4, 3, 4), Narrow(64, 4
 NARROW = (WHOLE, SPLIT, COARSE)
 
 
-def choose_narrow(m: int, n: int, sms: int) -> Narrow:
+def choose_narrow(m: int, n: int, k: int, sms: int) -> Narrow:
     """Split where tiles are so few that each would have to take a k-block faster than it can, and tokens
-    so few that their partial products are fewer bytes than the weight (docs/log.md)."""
+    so few that the promotion of their partial products takes less than that saves (docs/log.md)."""
     tiles = triton.cdiv(n, WHOLE.block_n)
-    if tiles > 0.5 * sms or m * tiles > sms:
-        return WHOLE
-    return SPLIT if tiles <= 0.3 * sms else COARSE
+    split = SPLIT if tiles <= 0.3 * sms else COARSE
+    shared = k // BLOCK_K > (split.span or 0)
+    return split if shared and tiles <= 0.5 * sms and m * tiles <= sms else WHOLE
 
 
 @triton.jit

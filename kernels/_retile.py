@@ -6,11 +6,12 @@ channel at hand: their payloads are one word, made without any exchange.  The wo
 through shared memory, a quarter of the accesses that bytes would take, and stored 16 bytes a thread
 along tokens.
 
-Instructions, not bytes, are what it would wait for.  Where the scales of a tile are powers of two, none
-more than 2^14 below the largest, everything up to the payload is exact in fp16, two numbers an
-instruction: payloads are multiples of 2^-9, so in units of the largest scale they are multiples of 2^-23,
-and 2^-24 is the finest that fp16 holds; and at most 448.  So are the same numbers in units of a new scale
-2^-15 or more of the largest.  All other tiles are read twice and worked out in fp32.
+Instructions, not bytes, are what it would wait for.  Where the scales of a tile, old and new, are powers
+of two, and the old ones none more than 2^14 below the largest, everything up to the payload is exact in
+fp16, two numbers an instruction: payloads are multiples of 2^-9, so in units of the largest scale they
+are multiples of 2^-23, and 2^-24 is the finest that fp16 holds; and at most 448.  So are the same numbers
+in units of a new scale 2^-15 or more of the largest.  A tile with a smaller one, with NaN or with scales
+beyond 2^-64 to 2^64 is read twice more and worked out in fp32, as are all for scales of any value.
 """
 
 from __future__ import annotations

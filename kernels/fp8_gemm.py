@@ -69,7 +69,7 @@ CONFIGS: tuple[Config | Narrow, ...] = (
 def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
     """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
     if m <= TOKENS:
-        return choose_narrow(m, n, sms)
+        return choose_narrow(m, n, k, sms)
     tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
     if m <= 128 or tiles < sms:
         return _choose_small(triton.cdiv(m, 64), n, k, sms)

@@ -3,7 +3,8 @@
 Bound: memory.  For bf16 4 bytes in and 1 + 4/128 out an element of h; for e4m3 2 + 8/128 in.
 Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads gate and up, 16 bytes a
 thread, and keeps everything up to the payload in registers.  ROWS divides a segment, so a program's
-rows are one expert's; it adds up the counts once.  Where there are few rows a program takes one tile.
+rows are one expert's; it adds up the counts once.  Where there are few rows a program takes one tile,
+of a masked buffer two.
 """
 
 from __future__ import annotations

@@ -166,6 +166,7 @@ def act_quant(x, **more):
 """
 
 
+@pytest.mark.long
 @pytest.mark.cpu
 def test_a_crash_on_the_clock_costs_its_own_time_alone(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"

@@ -38,6 +38,7 @@ def write(folder: Path, name: str, text: str) -> str:
     return str(path)
 
 
+@pytest.mark.long
 @pytest.mark.cpu
 def test_a_failing_hazard_is_a_cell_and_an_absent_package_a_column(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
 from benchmarks.cases.fp8_gemm import Fp8Gemm
 from benchmarks.compare import Exact, assert_equal
 from kernels._device import HOPPER_SMS
-from kernels._fp8_gemm_narrow import Narrow
+from kernels._fp8_gemm_narrow import NARROW, Narrow, NarrowPlan
 from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose, configurations, run
 from reference_impl.fp8_gemm import fp8_gemm
 from tests._guards import guarded
@@ -83,6 +83,28 @@ def test_no_configuration_writes_beside_its_results(
     with guarded(monkeypatch):
         out = torch.empty(case.m, case.n, dtype=arguments["out_dtype"], device=device)
         run(**operands, out=out, config=config)
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("config", [config for config in NARROW if config.span is not None])
+def test_a_split_sum_is_written_as_far_as_it_is_read(
+    config: Narrow, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its promotion reads fours: what stands past the last k-block is dropped, but must have been written."""
+    case = Fp8Gemm(m=3, n=130, k=1152)
+    operands = {name: case.inputs(device)[name] for name in OPERANDS}
+    plan = NarrowPlan(**operands, config=config)
+    promotion, read = plan.promotion, []
+
+    def promoted(where: torch.device, scratch: torch.Tensor, out: torch.Tensor) -> None:
+        read.append(scratch.clone())
+        promotion(where, scratch, out)
+
+    monkeypatch.setattr(plan, "promotion", promoted)
+    plan(**operands, out=torch.empty(case.m, case.n, dtype=torch.bfloat16, device=device))
+    blocks = case.k // BLOCK_K
+    assert not read[0][:, : -(-blocks // 4) * 4].isnan().any()
+    assert not read[0][:, blocks : -(-blocks // 4) * 4].any()
 
 
 @pytest.mark.gpu

@@ -191,6 +191,7 @@ def drawn(tokens: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     return x.bfloat16().to(device), target.to(device)
 
 
+@pytest.mark.long
 def test_both_train_alike(device: str) -> None:
     """Losses, parameters, gradients of x and the bias after each step, in every bit."""
     one, other = small_layers(device)
