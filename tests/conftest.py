@@ -31,7 +31,9 @@ if not HOPPER:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: ten seconds or more; `nox -s tests` leaves it out")
+    config.addinivalue_line(
+        "markers", "long: some seven seconds or more; `nox -s tests` leaves it out"
+    )
     config.addinivalue_line("markers", "gpu: needs a Hopper GPU; skipped elsewhere")
     config.addinivalue_line(
         "markers", "cpu: is about Triton's interpreter; skipped on a Hopper GPU"

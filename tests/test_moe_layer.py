@@ -217,6 +217,7 @@ def test_it_learns() -> None:
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", PACKAGES)
 def test_weights_are_quantised_again_after_a_step_and_not_before(which: int, device: str) -> None:
     layer = small_layers(device)[which]

@@ -118,6 +118,7 @@ def test_a_sample_is_killed() -> None:
     assert done.stdout.splitlines()[-1].endswith(": 10 killed")
 
 
+@pytest.mark.long
 @pytest.mark.cpu
 def test_survivors_timeouts_and_broken_trials_are_told_apart(tmp_path: Path) -> None:
     """Nothing that matters, a loop without end, an import of what is not there, and a real fault."""

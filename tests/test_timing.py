@@ -85,6 +85,7 @@ def edited(tree: Path, old: str, new: str) -> Iterator[None]:
         kernel.write_text(before)
 
 
+@pytest.mark.long
 @pytest.mark.cpu
 def test_a_clean_tree(tree: Path) -> None:
     code, out, err = command(tree, "weight_dequant")
@@ -111,6 +112,7 @@ def test_a_clean_tree(tree: Path) -> None:
     assert left == []  # nothing is recorded
 
 
+@pytest.mark.long
 @pytest.mark.cpu
 def test_an_uncommitted_mistake_is_found_and_has_no_number(tree: Path) -> None:
     with edited(tree, "(q * scale)", "(q * scale * 1.01)"):
