@@ -224,6 +224,21 @@ def _line(found: Sequence[Found], seconds: float) -> str:
     return f"{name}: {each} of {found[0].elements} elements differ{variants}, {seconds:.1f} s"
 
 
+def ready(command: str) -> bool:
+    """Whether ``command`` can compare here; says on what, or why not.  To be asked before any kernel is
+    defined: what is interpreted does not run on the GPU."""
+    if not fingerprint.has_hopper():
+        print(
+            f"{command} needs a Hopper GPU: the reference models its tensor cores. Nothing was compared.",
+            file=sys.stderr,
+        )
+        return False
+    os.environ.pop("TRITON_INTERPRET", None)
+    doctor.require(["torch", "triton"], command)
+    print(f"{_problem.tree()}; {_problem.machine()}", flush=True)
+    return True
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -248,16 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _problem.UsageError as error:
         print(error, file=sys.stderr)
         return 2
-    if not fingerprint.has_hopper():
-        print(
-            "exact needs a Hopper GPU: the reference models its tensor cores. Nothing was compared.",
-            file=sys.stderr,
-        )
+    if not ready("exact"):
         return 3
-    # Before any kernel is defined: what is interpreted does not run on the GPU.
-    os.environ.pop("TRITON_INTERPRET", None)
-    doctor.require(["torch", "triton"], "exact")
-    print(f"{_problem.tree()}; {_problem.machine()}", flush=True)
     return 1 if examine(problems, configs=options.configs, keep=keep) else 0
 
 

@@ -16,14 +16,13 @@ Exit codes: 0 nothing differs, 1 something does, 3 there is no Hopper GPU.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks import cases, compare, fingerprint
+from benchmarks import cases, compare
 from benchmarks.cases import moe_layer_backward as module
-from harness import _problem, doctor, exact
+from harness import exact
 from harness.exact import Found
 
 if TYPE_CHECKING:
@@ -228,17 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--weights", type=int, default=4, help="experts whose gradients are compared (4)"
     )
     options = parser.parse_args(arguments)
-    if not fingerprint.has_hopper():
-        print(
-            "exact_backward needs a Hopper GPU: the reference models its tensor cores. Nothing was "
-            "compared.",
-            file=sys.stderr,
-        )
+    if not exact.ready("exact_backward"):
         return 3
-    # Before any kernel is defined: what is interpreted does not run on the GPU.
-    os.environ.pop("TRITON_INTERPRET", None)
-    doctor.require(["torch", "triton"], "exact_backward")
-    print(f"{_problem.tree()}; {_problem.machine()}", flush=True)
     case = module.MoeLayerBackward(t=options.tokens, e=options.experts, layer="moe")
     return 1 if examine(check(case, weights=options.weights)) else 0
 
