@@ -34,7 +34,7 @@ def test_a_slower_kernel_is_a_regression(tmp_path: Path) -> None:
     commits = build(root, {"reference_impl/tiles.py": REFERENCE})
     found, text = tmp_path / "found.json", tmp_path / "found.md"
     done = run(
-        root, "gate", "compare", commits["first"], commits["again"], "tiles", "n=4096", "--blocks", "1",
+        root, "gate", "compare", commits["first"], commits["again"], "tiles", "n=4096", "--blocks", "2",
         "--json", str(found), "--markdown", str(text),
     )  # fmt: skip
     assert done.returncode == 10, done.stdout + done.stderr
@@ -45,6 +45,6 @@ def test_a_slower_kernel_is_a_regression(tmp_path: Path) -> None:
     assert all(row["verdict"] == "same" for row in exact)
     assert "regressed" in text.read_text()
     back = run(
-        root, "gate", "compare", commits["again"], commits["first"], "tiles", "n=4096", "--blocks", "1",
+        root, "gate", "compare", commits["again"], commits["first"], "tiles", "n=4096", "--blocks", "2",
     )  # fmt: skip
     assert back.returncode == 0, back.stdout + back.stderr
