@@ -10,7 +10,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # File -> what is not the same, and why.
 TWINS = {
-    "_moe.py": {"masked": "a stream for the shared expert, a kernel less for one token, and none for counts"},
+    "_moe.py": {
+        "masked": "a stream for the shared expert, a kernel less for one token, and none for counts"
+    },
     "moe_layer.py": {"moe_layer": "the kernels' checks its arguments first, and says so"},
 }
 
