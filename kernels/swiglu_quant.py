@@ -47,10 +47,10 @@ def _swiglu_quant_kernel(
         first = expert * capacity + tl.program_id(0) // chunks % groups * ROWS
     else:
         end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
-    if tl.program_id(0) == 0:
-        _chain.later(CHAIN)  # were there no rows at all, nobody would
-    if first < end:
+    # One program at least waits, were there no rows at all.
+    if (first < end) | (tl.program_id(0) == 0):
         _chain.later(CHAIN)
+    if first < end:
         row = first + tl.arange(0, ROWS)
         inside = row < end
         row = row.to(tl.int64)

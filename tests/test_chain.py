@@ -17,8 +17,8 @@ from benchmarks.cases.moe_layer_decode import SMALL, MoeLayerDecode
 from harness import _problem
 from kernels import _chain
 from kernels._device import chained, recording
+from kernels.act_quant import act_quant
 from kernels.moe_layer_decode import moe_layer_decode
-from kernels.swiglu_quant import swiglu_quant
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,9 +125,9 @@ def test_only_the_layer_is_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(knobs.runtime, "interpret", False)
     x = torch.empty(4, 256, dtype=torch.bfloat16, device="meta")
     with recording() as launches:
-        swiglu_quant(x)
+        act_quant(x)
         moe_layer_decode(**MoeLayerDecode(t=17, **SMALL).inputs("meta"))
-        swiglu_quant(x)
+        act_quant(x)
     found = [launch.options.get("launch_pdl", False) for launch in launches]
     modes = [
         _chain.MODES[name] if name else _chain.OFF
