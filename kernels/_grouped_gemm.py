@@ -159,6 +159,7 @@ def _grouped_gemm_kernel(
     starts, valid = _segments(counts_ptr, experts, rows, MASKED, EXPERTS)
     tiles = (valid + (BLOCK_M - 1)) // BLOCK_M * tiles_n
     ends = tl.cumsum(tiles, axis=0)
+    _chain.later(CHAIN)  # in a layer the kernel before writes the rows, not the counts
     expert = 0
     first_tile = 0
     end_tile = 0
