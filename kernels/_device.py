@@ -66,7 +66,7 @@ def sm_limit(sms: int) -> Iterator[None]:
 
 @contextmanager
 def chained() -> Iterator[None]:
-    """Let each kernel start while the one before it ends (kernels/_chain.py).  Results do not depend on it."""
+    """Let each kernel start while the one before ends (kernels/_chain.py).  Results do not depend on it."""
     token = _chain.set(True)
     try:
         yield

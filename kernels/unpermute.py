@@ -2,7 +2,7 @@
 
 Bound: memory.  K rows of 2 H bytes read for one of 2 H written.
 Plan: one program takes 1024 channels of one token: its K slots, then K loads of 16 bytes a thread,
-which do not wait for one another, then the sum in the order of k, in registers.  What is added to the sum saves
+which do not wait for one another, then the sum in the order of k, in registers.  To add to it here saves
 a pass over both.
 """
 
