@@ -37,6 +37,7 @@ class Launch:
 
 _recorder: ContextVar[list[Launch] | None] = ContextVar("recorder", default=None)
 _sm_limit: ContextVar[int | None] = ContextVar("sm_limit", default=None)
+_chain: ContextVar[bool] = ContextVar("chain", default=False)
 
 
 @contextmanager
@@ -61,6 +62,21 @@ def sm_limit(sms: int) -> Iterator[None]:
         yield
     finally:
         _sm_limit.reset(token)
+
+
+@contextmanager
+def chained() -> Iterator[None]:
+    """Let each kernel start while the one before ends (kernels/_chain.py).  Results do not depend on it."""
+    token = _chain.set(True)
+    try:
+        yield
+    finally:
+        _chain.reset(token)
+
+
+def in_chain() -> bool:
+    """Whether the caller is inside :func:`chained`."""
+    return _chain.get()
 
 
 @cache
@@ -114,11 +130,13 @@ def num_sms(device: torch.device) -> int:
 
 
 def layout(tensors: tuple[Any, ...], *options: Any) -> tuple[Any, ...] | None:
-    """What a plan depends on: the tensors' metadata, the options and their types, the resource limit.
+    """What a plan depends on: the tensors' metadata, the options and their types, the resource limit, and
+    whether it stands in a chain.
 
     None where plans are not kept: on a CPU, and for arguments that are refused anyway.
     """
-    found: list[Any] = [_sm_limit.get(), _recorder.get() is None, options, *map(type, options)]
+    found: list[Any] = [_sm_limit.get(), _chain.get(), _recorder.get() is None, options]
+    found += map(type, options)
     try:
         for tensor in tensors:
             if tensor.is_cpu or tensor.is_neg():

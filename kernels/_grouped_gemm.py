@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from kernels import _check
+from kernels import _chain, _check
 from kernels._cache import warm_l2
 from kernels._device import Plan, blueprint, describe, num_sms
 
@@ -150,13 +150,16 @@ def _grouped_gemm_kernel(
     MASKED: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, WARM: tl.constexpr, STAGES: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     tiles_n = tl.cdiv(n, BLOCK_N)
     k_blocks = k // BLOCK_K
     places = tl.arange(0, EXPERTS)
     starts, valid = _segments(counts_ptr, experts, rows, MASKED, EXPERTS)
     tiles = (valid + (BLOCK_M - 1)) // BLOCK_M * tiles_n
     ends = tl.cumsum(tiles, axis=0)
+    _chain.later(CHAIN)  # in a layer the kernel before writes the rows, not the counts
     expert = 0
     first_tile = 0
     end_tile = 0
@@ -248,6 +251,7 @@ class GroupedPlan:
         self.x = blueprint(x.view(-1, k), (config.block_m, BLOCK_K))
         self.w = blueprint(w.view(-1, k), (config.block_n, BLOCK_K))
         strides = x_scale.stride() if masked else (0, *x_scale.stride())
+        chain = _chain.mode("grouped_gemm")
         self.plan = Plan(
             _grouped_gemm_kernel, (programs,),
             (experts, rows, n, k, *strides, *w_scale.stride()),
@@ -256,9 +260,10 @@ class GroupedPlan:
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "PREFETCH": config.scales == "ahead",
                 "WARM": config.scales == "ahead" and not knobs.runtime.interpret,
-                "STAGES": config.stages if config.scales == "staged" else None,
+                "STAGES": config.stages if config.scales == "staged" else None, "CHAIN": chain,
             },
             num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+            **_chain.options(chain),
         )  # fmt: skip
 
     def __call__(

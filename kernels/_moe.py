@@ -21,7 +21,7 @@ from kernels.grouped_gemm_wgrad import grouped_gemm_wgrad
 from kernels.permute import permute
 from kernels.swiglu_quant import swiglu_quant
 from kernels.swiglu_quant_backward import swiglu_quant_backward
-from kernels.topk_gate import topk_gate
+from kernels.topk_gate import choose, topk_gate
 from kernels.topk_gate_backward import topk_gate_backward
 from kernels.unpermute import unpermute
 
@@ -120,7 +120,8 @@ def out_of_experts(a: Activations, w: Weights) -> torch.Tensor:
     """From gate and up to the tokens: [T, H] bf16."""
     routed, shared = hidden(a)
     rows = grouped_gemm_contiguous(*routed, w.down, w.down_scale, a.counts)
-    return unpermute(rows, a.slot) + fp8_gemm(*shared, w.shared_down, w.shared_down_scale)
+    other = fp8_gemm(*shared, w.shared_down, w.shared_down_scale)
+    return unpermute(rows, a.slot, addend=other)
 
 
 def masked(
@@ -134,9 +135,10 @@ def masked(
         shared = fp8_gemm(x_q, x_scale, w.shared_gate_up, w.shared_gate_up_scale)
         shared_h = swiglu_quant(shared, pow2_scale=True)
         shared = fp8_gemm(*shared_h, w.shared_down, w.shared_down_scale)
-    topk_idx, topk_weights, _ = topk_gate(logits, bias, *options)
     buffer = (w.gate_up.shape[0], capacity)
-    slot, counts = expert_slots(topk_idx, *buffer)
+    found, topk_weights, counts = choose(logits, bias, *options, capacity)
+    # One token's slots come with its choice.
+    slot, counts = (found, counts) if counts is not None else expert_slots(found, *buffer)
     rows, rows_scale, row_weight = permute(
         x_q, x_scale, slot, buffer[0] * capacity, topk_weights
     )  # fmt: skip
@@ -154,7 +156,7 @@ def masked(
     rows = grouped_gemm_masked(
         h.unflatten(0, buffer), h_scale.unflatten(0, buffer), w.down, w.down_scale, counts
     )
-    return unpermute(rows.flatten(0, 1), slot) + joined(shared)
+    return unpermute(rows.flatten(0, 1), slot, addend=joined(shared))
 
 
 def transpose(w: Weights) -> Transposed:
@@ -213,9 +215,8 @@ def backward(
     shared, shared_scale, _ = swiglu_quant_backward(
         grad_h, a.shared_gate_up, a.shared_gate_up_scale, pow2_scale=True
     )
-    grad_x = unpermute(grad_rows, a.slot) + fp8_gemm(
-        shared, shared_scale, t.shared_gate_up, w.shared_gate_up_scale.mT
-    )
+    other = fp8_gemm(shared, shared_scale, t.shared_gate_up, w.shared_gate_up_scale.mT)
+    grad_x = unpermute(grad_rows, a.slot, addend=other)
     if not weight_gradients:
         return Gradients(grad_x, grad_logits, None, None, None, None)
     h, shared_h = hidden(a)

@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _swiglu
+from kernels import _chain, _check, _swiglu
 from kernels._device import Plan, Plans, layout
 from kernels._quant import magnitude_bits, payload, scale_from_bits
 from kernels._swiglu import rows_end
@@ -33,8 +33,9 @@ _plans = Plans()
 def _act_quant_kernel(
     x_ptr, counts_ptr, q_ptr, scale_ptr, m, k, stride_xm, stride_scale, amax_floor,
     POW2_SCALE: tl.constexpr, FLOOR: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr,
-    TILE: tl.constexpr, COUNTS: tl.constexpr, EXPERTS: tl.constexpr,
+    TILE: tl.constexpr, COUNTS: tl.constexpr, EXPERTS: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     # One dimension, since y ends at 65,535 programs; a row's tiles are neighbours.
     chunks = k // (TILES * TILE)
     chunk = tl.program_id(0) % chunks
@@ -106,12 +107,13 @@ def _checked_plan(
     _check.runnable("x", x, *_swiglu.present(counts=counts))
     experts, padded_experts = _swiglu.experts(counts)
     tiles = math.gcd(k // TILE, MOST_TILES) if experts else 1
+    chain = _chain.mode("act_quant")
     return Plan(
         _act_quant_kernel, (k // (tiles * TILE) * triton.cdiv(m, ROWS),),
         (m, k, x.stride(0), (m + 3) // 4 * 4, float(amax_floor or 0.0)),
         {
             "POW2_SCALE": pow2_scale, "FLOOR": amax_floor is not None, "ROWS": ROWS,
-            "TILES": tiles, "TILE": TILE, "COUNTS": experts, "EXPERTS": padded_experts,
+            "TILES": tiles, "TILE": TILE, "COUNTS": experts, "EXPERTS": padded_experts, "CHAIN": chain,
         },
-        num_warps=WARPS,
+        num_warps=WARPS, **_chain.options(chain),
     )  # fmt: skip

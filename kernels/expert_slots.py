@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check
+from kernels import _chain, _check
 from kernels._device import Plan, Plans, layout
 from kernels._grouped import ALIGNMENT, expert_rows
 from kernels._slots import MAX_ROWS, MAX_TOPK
@@ -41,8 +41,10 @@ def _entries(idx_ptr, places, end, experts):
 
 @triton.jit
 def _count_kernel(
-    idx_ptr, table_ptr, entries, experts, chunk, EXPERTS: tl.constexpr, PIECE: tl.constexpr
-):
+    idx_ptr, table_ptr, entries, experts, chunk,
+    EXPERTS: tl.constexpr, PIECE: tl.constexpr, CHAIN: tl.constexpr,
+):  # fmt: skip
+    _chain.begin(CHAIN)
     first = tl.program_id(0).to(tl.int64) * chunk
     end = tl.minimum(first + chunk, entries)
     counts = tl.zeros([EXPERTS], tl.int32)
@@ -56,8 +58,9 @@ def _count_kernel(
 def _place_kernel(
     idx_ptr, table_ptr, slot_ptr, counts_ptr, entries, experts, chunk, chunks, capacity,
     ALONE: tl.constexpr, MASKED: tl.constexpr, EXPERTS: tl.constexpr, PIECE: tl.constexpr,
-    PAIRS: tl.constexpr, ROWS: tl.constexpr, ALIGNMENT: tl.constexpr,
+    PAIRS: tl.constexpr, ROWS: tl.constexpr, ALIGNMENT: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     own = tl.program_id(0)
     first = own.to(tl.int64) * chunk
     end = tl.minimum(first + chunk, entries)
@@ -154,15 +157,16 @@ def _plans_of(
     chunks = max(1, triton.cdiv(entries, chunk))
     experts = max(32, triton.next_power_of_2(num_experts))  # a histogram has a bin a lane
     piece = min(PIECE, triton.next_power_of_2(chunk))
+    chain = _chain.mode("expert_slots")
     count = Plan(
         _count_kernel, (chunks,), (entries, num_experts, chunk),
-        {"EXPERTS": experts, "PIECE": piece}, num_warps=WARPS,
+        {"EXPERTS": experts, "PIECE": piece, "CHAIN": chain}, num_warps=WARPS, **_chain.options(chain),
     )  # fmt: skip
     place = Plan(
         _place_kernel, (chunks,), (entries, num_experts, chunk, chunks, capacity or 0),
         {
             "ALONE": alone, "MASKED": capacity is not None, "EXPERTS": experts, "PIECE": piece,
-            "PAIRS": PAIRS, "ROWS": TABLE // experts, "ALIGNMENT": ALIGNMENT,
-        }, num_warps=WARPS,
+            "PAIRS": PAIRS, "ROWS": TABLE // experts, "ALIGNMENT": ALIGNMENT, "CHAIN": chain,
+        }, num_warps=WARPS, **_chain.options(chain),
     )  # fmt: skip
     return (None if alone else count), place, (chunks, experts)

@@ -2,7 +2,8 @@
 
 Bound: reading the weights of the experts that have tokens.
 Plan: the operators of the routed experts one after the other, and those of the shared one beside them on
-a stream of their own (kernels/_moe.py).  Launches depend on shapes alone, so that a CUDA graph replays
+a stream of their own (kernels/_moe.py), each of the former launched while the one before ends
+(kernels/_chain.py).  Launches depend on shapes alone, so that a CUDA graph replays
 them for any routing.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 import torch
 
 from kernels import _moe_check
+from kernels._device import chained
 from kernels._moe import Options, Weights, masked
 
 
@@ -43,4 +45,5 @@ def moe_layer_decode(
     )  # fmt: skip
     options = Options(topk, num_groups, num_limited_groups, route_scale)
     rows = _moe_check.decode(x, logits, bias, w, options, capacity)
-    return masked(x, logits, bias, w, options, rows)
+    with chained():
+        return masked(x, logits, bias, w, options, rows)

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _slots
+from kernels import _chain, _check, _slots
 from kernels._device import Plan, Plans, layout
 
 TILE = 128
@@ -34,8 +34,9 @@ def _permute_kernel(
     x_ptr, scale_ptr, slot_ptr, weight_ptr, rows_ptr, rows_scale_ptr, row_weight_ptr, token_ptr,
     num_rows, channels, topk, stride_xt, stride_st, stride_sc, stride_rows_scale,
     SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
-    BLOCK: tl.constexpr, TILE: tl.constexpr,
+    BLOCK: tl.constexpr, TILE: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
     token = (tl.program_id(0) // chunks).to(tl.int64)
@@ -192,13 +193,15 @@ def _plan_of(
     block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
     padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
+    chain = _chain.OFF if many else _chain.mode("permute")
     move = Plan(
         _permute_kernel, (tokens * triton.cdiv(channels, block),),
         (num_rows, channels, topk, x.stride(0), *strides, padded),
         {
             "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
-            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE,
+            "TOPK": triton.next_power_of_2(topk), "BLOCK": block, "TILE": TILE, "CHAIN": chain,
         }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))),
+        **_chain.options(chain),
     )  # fmt: skip
     tiles = channels // TILE
     scales = None

@@ -13,7 +13,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _swiglu
+from kernels import _chain, _check, _swiglu
 from kernels._device import Plan, Plans, layout
 
 TILE = _swiglu.TILE
@@ -33,7 +33,9 @@ def _swiglu_quant_kernel(
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale, capacity,
     SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
     POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     chunks = channels // (TILES * TILE)
     chunk = tl.program_id(0) % chunks
     first = tl.program_id(0) // chunks * ROWS
@@ -45,6 +47,9 @@ def _swiglu_quant_kernel(
         first = expert * capacity + tl.program_id(0) // chunks % groups * ROWS
     else:
         end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
+    # One program at least waits, were there no rows at all.
+    if (first < end) | (tl.program_id(0) == 0):
+        _chain.later(CHAIN)
     if first < end:
         row = first + tl.arange(0, ROWS)
         inside = row < end
@@ -135,14 +140,15 @@ def _checked_plan(
     experts, padded_experts = _swiglu.experts(counts)
     few = (ENOUGH, 1) if capacity is None else (MASKED_ENOUGH, MASKED_LEAST)
     tiles = _tiles(groups, channels, *few)
+    chain = _chain.OFF if capacity is None else _chain.mode("swiglu_quant")
     return Plan(
         _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
         (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4, capacity or 0),
         {
             "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
             "EXPERTS": padded_experts, "MASKED": capacity is not None, "POW2_SCALE": pow2_scale,
-            "ROWS": ROWS, "TILES": tiles, "TILE": TILE,
-        }, num_warps=WARPS, enable_fp_fusion=False,
+            "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "CHAIN": chain,
+        }, num_warps=WARPS, enable_fp_fusion=False, **_chain.options(chain),
     )  # fmt: skip
 
 

@@ -9,7 +9,8 @@ out again from their logits, which are in the L1 by now.
 
 Counts are integer atomics, whose order does not show; where there is but one token nothing needs to be
 zero before.  Atomics on one sector of the L2 wait for one another, which for many tokens takes longer
-than all else; so each count then has a sector of its own.
+than all else; so each count then has a sector of its own.  Where nobody asks for them, as in decode
+(:func:`choose`), none are made; and one token's experts say where its rows stand.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _router
+from kernels import _chain, _check, _router
 from kernels._device import Plan, Plans, layout
 
 WARPS = 1
@@ -68,8 +69,9 @@ def _topk_gate_kernel(
     TOPK: tl.constexpr, LIST: tl.constexpr, GROUPS: tl.constexpr, SIZE: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, EXPERTS: tl.constexpr, LIMIT: tl.constexpr,
     PAIR: tl.constexpr, BIASED: tl.constexpr, SOFTMAX: tl.constexpr, NORMALISE: tl.constexpr,
-    ALONE: tl.constexpr,
+    ALONE: tl.constexpr, COUNTED: tl.constexpr, CAPACITY: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     token = tl.program_id(0).to(tl.int64)
     row_ptr = logits_ptr + token * stride
     group = tl.arange(0, ROWS)[:, None]
@@ -107,13 +109,15 @@ def _topk_gate_kernel(
     weight = tl.where(listed, _router.scores(x, highest, total, SOFTMAX), 0.0)
     if NORMALISE:
         weight = tl.div_rn(weight, tl.broadcast_to(_router.pair_sum(weight, LIST), (LIST,)))
+    _chain.later(CHAIN)
     tl.store(weight_ptr + token * TOPK + places, weight * route_scale, mask=listed)
-    tl.store(idx_ptr + token * TOPK + places, chosen.to(tl.int64), mask=listed)
+    found = (chosen * CAPACITY).to(idx_ptr.dtype.element_ty)
+    tl.store(idx_ptr + token * TOPK + places, found, mask=listed)
     if ALONE:
         # Of the experts that had a key the chosen are those that lost it.
         taken = held & (key == MASKED)
         tl.store(counts_ptr + expert, taken.to(tl.int32), mask=(group < GROUPS) & (member < SIZE))
-    else:
+    elif COUNTED:
         tl.atomic_add(counts_ptr + chosen * apart, 1, mask=listed, sem="relaxed")
 
 
@@ -154,10 +158,36 @@ def topk_gate(
     return topk_idx, weights, counts
 
 
+def choose(
+    logits: torch.Tensor, bias: torch.Tensor, topk: int, num_groups: int, num_limited_groups: int,
+    route_scale: float, capacity: int,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:  # fmt: skip
+    """``topk_gate`` in front of ``expert_slots`` and a masked buffer of ``capacity`` rows an expert.
+
+    Returns (topk_idx, topk_weights, None); of one token both operators' results: (slot [1, K] int32,
+    topk_weights, counts [E] int32).  It is alone, so it has the first row of each of its experts.
+    """
+    options = (topk, num_groups, num_limited_groups, route_scale, "sigmoid", True, capacity)
+    key = layout((logits, bias), *options)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(logits, bias, *options))
+    (tokens, experts), device = logits.shape, logits.device
+    alone = tokens == 1
+    found = torch.empty(
+        (tokens, topk), dtype=torch.int32 if alone else torch.int64, device=device
+    )  # fmt: skip
+    weights = torch.empty((tokens, topk), dtype=torch.float32, device=device)
+    counts = torch.empty(experts, dtype=torch.int32, device=device) if alone else None
+    if tokens:
+        plan(device, logits, bias, found, weights, counts)
+    return found, weights, counts
+
+
 def _checked_plan(
     logits: torch.Tensor, bias: torch.Tensor | None, topk: int, num_groups: int,
     num_limited_groups: int, route_scale: float, scoring: str, normalise: bool,
+    capacity: int | None = None,
 ) -> Plan:  # fmt: skip
+    """capacity: of :func:`choose`; None for ``topk_gate``."""
     tokens, experts = _router.logits(logits)
     others = []
     if bias is not None:
@@ -175,6 +205,7 @@ def _checked_plan(
     # Without a limit groups are of no account, and one row of all experts is shorter.
     groups, size = (num_groups, size) if limited else (1, experts)
     power = triton.next_power_of_2
+    chain = _chain.mode("topk_gate")
     return Plan(
         _topk_gate_kernel, (tokens,),
         (experts, logits.stride(0), float(route_scale), _apart(tokens)),
@@ -183,8 +214,9 @@ def _checked_plan(
             "ROWS": power(groups), "COLUMNS": power(size),
             "EXPERTS": power(experts), "LIMIT": num_limited_groups if limited else 0, "PAIR": size > 1,
             "BIASED": bias is not None, "SOFTMAX": scoring == "softmax", "NORMALISE": normalise,
-            "ALONE": tokens == 1,
-        }, num_warps=WARPS, enable_fp_fusion=False,
+            "ALONE": tokens == 1, "COUNTED": capacity is None,
+            "CAPACITY": capacity if capacity is not None and tokens == 1 else 1, "CHAIN": chain,
+        }, num_warps=WARPS, enable_fp_fusion=False, **_chain.options(chain),
     )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
 Bound: memory.  K rows of 2 H bytes read for one of 2 H written.
 Plan: one program takes 1024 channels of one token: its K slots, then K loads of 16 bytes a thread,
-which do not wait for one another, then the sum in the order of k, in registers.
+which do not wait for one another, then the sum in the order of k, in registers.  To add to it here saves
+a pass over both.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _slots
+from kernels import _chain, _check, _slots
 from kernels._device import Plan, Plans, layout
 
 _plans = Plans()
@@ -19,9 +20,11 @@ _plans = Plans()
 
 @triton.jit
 def _unpermute_kernel(
-    rows_ptr, slot_ptr, weight_ptr, out_ptr, num_rows, channels, stride_rows,
-    WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr,
+    rows_ptr, slot_ptr, weight_ptr, addend_ptr, out_ptr, num_rows, channels, stride_rows, stride_addend,
+    WEIGHTS: tl.constexpr, ADDEND: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr,
+    CHAIN: tl.constexpr,
 ):  # fmt: skip
+    _chain.begin(CHAIN)
     chunks = tl.cdiv(channels, BLOCK)
     chunk = tl.program_id(0) % chunks
     token = (tl.program_id(0) // chunks).to(tl.int64)
@@ -40,35 +43,45 @@ def _unpermute_kernel(
         else:
             total = acc + row
         acc = tl.where(inside, total, acc)
+    if ADDEND:
+        addend = tl.load(addend_ptr + token * stride_addend + columns, mask=held, other=0.0)
+        acc = acc.to(tl.bfloat16).to(tl.float32) + addend.to(tl.float32)
     tl.store(out_ptr + token * channels + columns, acc.to(tl.bfloat16), mask=held)
 
 
 def unpermute(
-    rows: torch.Tensor, slot: torch.Tensor, topk_weights: torch.Tensor | None = None
+    rows: torch.Tensor,
+    slot: torch.Tensor,
+    topk_weights: torch.Tensor | None = None,
+    addend: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum up each token's rows, weighted, in fp32 and in the order of k.
 
     rows: [R, H] bf16, stride 1 along H; H a multiple of 128.
     slot: [T, K] int32, contiguous: the row of each of a token's experts.
     topk_weights: [T, K] fp32, contiguous; None where ``swiglu_quant`` has applied them.
+    addend: [T, H] bf16, stride 1 along H, to be added to the sum once this is bf16; or None.
 
     Returns out [T, H] bf16.  A slot that is negative or at least R is skipped, whatever its weight;
-    a token without any gets zeros.
+    the sum of a token without any is 0.
 
     Raises TypeError or ValueError naming the argument.  Safe to capture in a CUDA graph.
     """
-    given = (rows, slot) if topk_weights is None else (rows, slot, topk_weights)
-    key = layout(given, topk_weights is None)
-    plan = _plans.get(key) or _plans.keep(key, _checked_plan(rows, slot, topk_weights))
+    given = tuple(part for part in (rows, slot, topk_weights, addend) if part is not None)
+    key = layout(given, topk_weights is None, addend is None)
+    plan = _plans.get(key) or _plans.keep(key, _checked_plan(rows, slot, topk_weights, addend))
     tokens, channels = slot.shape[0], rows.shape[1]
     out = torch.empty(tokens, channels, dtype=torch.bfloat16, device=rows.device)
     if tokens:
-        plan(rows.device, rows, slot, topk_weights, out)
+        plan(rows.device, rows, slot, topk_weights, addend, out)
     return out
 
 
 def _checked_plan(
-    rows: torch.Tensor, slot: torch.Tensor, topk_weights: torch.Tensor | None
+    rows: torch.Tensor,
+    slot: torch.Tensor,
+    topk_weights: torch.Tensor | None,
+    addend: torch.Tensor | None,
 ) -> Plan:
     _check.tensor("rows", rows, (torch.bfloat16,), (None, None))
     _check.rows_contiguous("rows", rows)
@@ -79,11 +92,19 @@ def _checked_plan(
     if topk_weights is not None:
         _slots.weights(topk_weights, slot)
         others.append(("topk_weights", topk_weights))
+    if addend is not None:
+        _check.tensor("addend", addend, (torch.bfloat16,), (slot.shape[0], channels))
+        _check.rows_contiguous("addend", addend)
+        others.append(("addend", addend))
     _check.runnable("rows", rows, *others)
     tokens, topk = slot.shape
+    chain = _chain.mode("unpermute")
     return Plan(
         _unpermute_kernel, (tokens * triton.cdiv(channels, _slots.BLOCK),),
-        (num_rows, channels, rows.stride(0)),
-        {"WEIGHTS": topk_weights is not None, "TOPK": topk, "BLOCK": _slots.BLOCK},
-        num_warps=_slots.warps(rows.dtype), enable_fp_fusion=False,
+        (num_rows, channels, rows.stride(0), 0 if addend is None else addend.stride(0)),
+        {
+            "WEIGHTS": topk_weights is not None, "ADDEND": addend is not None, "TOPK": topk,
+            "BLOCK": _slots.BLOCK, "CHAIN": chain,
+        },
+        num_warps=_slots.warps(rows.dtype), enable_fp_fusion=False, **_chain.options(chain),
     )  # fmt: skip

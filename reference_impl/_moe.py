@@ -123,7 +123,8 @@ def out_of_experts(a: Activations, w: Weights) -> torch.Tensor:
     """From gate and up to the tokens: [T, H] bf16."""
     routed, shared = hidden(a)
     rows = grouped_gemm_contiguous(*routed, w.down, w.down_scale, a.counts)
-    return unpermute(rows, a.slot) + fp8_gemm(*shared, w.shared_down, w.shared_down_scale)
+    other = fp8_gemm(*shared, w.shared_down, w.shared_down_scale)
+    return unpermute(rows, a.slot, addend=other)
 
 
 def masked(
@@ -154,9 +155,8 @@ def masked(
     )
     shared = fp8_gemm(x_q, x_scale, w.shared_gate_up, w.shared_gate_up_scale)
     shared_h = swiglu_quant(shared, pow2_scale=True)
-    return unpermute(rows.flatten(0, 1), slot) + fp8_gemm(
-        *shared_h, w.shared_down, w.shared_down_scale
-    )
+    other = fp8_gemm(*shared_h, w.shared_down, w.shared_down_scale)
+    return unpermute(rows.flatten(0, 1), slot, addend=other)
 
 
 def transpose(w: Weights) -> Transposed:
@@ -215,9 +215,8 @@ def backward(  # noqa: PLR0913 (a layer's operands)
     shared, shared_scale, _ = swiglu_quant_backward(
         grad_h, a.shared_gate_up, a.shared_gate_up_scale, pow2_scale=True
     )
-    grad_x = unpermute(grad_rows, a.slot) + fp8_gemm(
-        shared, shared_scale, t.shared_gate_up, w.shared_gate_up_scale.mT
-    )
+    other = fp8_gemm(shared, shared_scale, t.shared_gate_up, w.shared_gate_up_scale.mT)
+    grad_x = unpermute(grad_rows, a.slot, addend=other)
     if not weight_gradients:
         return Gradients(grad_x, grad_logits, None, None, None, None)
     h, shared_h = hidden(a)

@@ -10,8 +10,10 @@ summed in fp32 in the order of k, from 0, one rounding a term::
 and without weights acc = acc + rows[slot[t, k]].  So a token's result depends on its own rows alone.
 
 A slot that is negative or past the buffer stands nowhere: it is skipped, and its weight is not
-looked at (0 * NaN never happens).  A token without any gets zeros.  Inf and NaN of a row that is
+looked at (0 * NaN never happens).  The sum of a token without any is 0.  Inf and NaN of a row that is
 summed go where IEEE 754 sends them; a sum of zeros is +0, since 0 is where it starts.
+
+With an addend the result is out[t] = bf16(out[t] + addend[t]), from the out[t] above: two roundings.
 
 Shapes: T tokens, H channels, K experts a token, R rows of the buffer.
 """
@@ -25,13 +27,17 @@ from reference_impl._grouped import standing
 
 
 def unpermute(
-    rows: torch.Tensor, slot: torch.Tensor, topk_weights: torch.Tensor | None = None
+    rows: torch.Tensor,
+    slot: torch.Tensor,
+    topk_weights: torch.Tensor | None = None,
+    addend: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum up each token's rows, weighted.
 
     rows: [R, H] bf16, stride 1 along H; H a multiple of 128.
     slot: [T, K] int32, contiguous: the row of each of a token's experts.
     topk_weights: [T, K] fp32, contiguous; None where ``swiglu_quant`` has applied them.
+    addend: [T, H] bf16, stride 1 along H, to be added to the sum once this is bf16; or None.
 
     Returns out [T, H] bf16.
     """
@@ -44,4 +50,5 @@ def unpermute(
             acc[here] += row
         else:
             acc[here] = fma(topk_weights[here, k, None], row, acc[here])
-    return acc.bfloat16()
+    out = acc.bfloat16()
+    return out if addend is None else out + addend

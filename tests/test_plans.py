@@ -12,7 +12,17 @@ import torch
 
 from benchmarks import cases
 from kernels import _device
-from kernels._device import HOPPER_SMS, Launch, Plan, Plans, layout, num_sms, recording, sm_limit
+from kernels._device import (
+    HOPPER_SMS,
+    Launch,
+    Plan,
+    Plans,
+    chained,
+    layout,
+    num_sms,
+    recording,
+    sm_limit,
+)
 
 CPU = torch.device("cpu")
 
@@ -123,6 +133,8 @@ def test_what_a_layout_tells_apart() -> None:
     for option in (2, 1.0, True, None):
         assert layout((plain,), option) != key, option
     with sm_limit(20):
+        assert layout((plain,), 1) != key
+    with chained():
         assert layout((plain,), 1) != key
     with recording():
         assert layout((plain,), 1) != key

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from benchmarks.cases.unpermute import Unpermute
+from benchmarks.cases.unpermute import Unpermute, UnpermuteAdd
 from benchmarks.cases.unpermute_backward import UnpermuteBackward
 from benchmarks.compare import Exact, assert_equal
 from kernels.unpermute import unpermute
@@ -108,6 +108,37 @@ def test_what_is_not_routed_is_not_looked_at(function: Callable[..., Any], devic
     assert not weighted[1].signbit().any()
 
 
+@BOTH
+def test_an_addend_is_added_to_what_is_bf16_by_then(
+    function: Callable[..., Any], device: str
+) -> None:
+    """1 + 2^-8 is 1 in bf16, and 2^-7 more one step above; one rounding of the three would be two."""
+    arguments = on(device, one_token(1.0, 2.0**-8))
+    addend = torch.full((1, 128), 2.0**-7, dtype=BF16, device=device)
+    got = function(**arguments, addend=addend).cpu()
+    assert_equal(got, torch.full((1, 128), 1 + 2.0**-7, dtype=BF16), Exact())
+    want = torch.tensor([1 + 2.0**-8 + 2.0**-7]).to(BF16).item()
+    assert got[0, 0].item() != want  # or nothing is shown
+
+
+@BOTH
+@pytest.mark.parametrize("weighted", [False, True])
+def test_an_addend_is_a_sum_afterwards(
+    function: Callable[..., Any], weighted: bool, device: str
+) -> None:
+    """Tokens that went nowhere included, and -0 and NaN, which are the addend's alone."""
+    case = UnpermuteAdd(t=20, h=256, e=8, k=2, weights=weighted, routing="dropped")
+    arguments = case.inputs(device)
+    addend = arguments.pop("addend")
+    nowhere = (arguments["slot"] < 0).all(dim=1)
+    assert nowhere.any()
+    addend[:, 0], addend[3, 1] = -0.0, float("nan")
+    got = function(**arguments, addend=addend)
+    assert_equal(got, function(**arguments) + addend, Exact())
+    assert torch.equal(got[nowhere][:, 2:], addend[nowhere][:, 2:])
+    assert not torch.equal(got, function(**arguments))
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_a_token_has_the_same_sum_in_any_batch(weighted: bool, device: str) -> None:
     arguments = Unpermute(t=20, h=256, e=8, k=4, weights=weighted).inputs(device)
@@ -124,6 +155,7 @@ def test_views(device: str) -> None:
     weights = torch.rand(5, 2, generator=torch.Generator().manual_seed(2)).to(device)
     rows, grad = wide[::2, 3:259], wide[1:10:2, 259:515]
     assert_equal(unpermute(rows, slot), unpermute(rows.contiguous(), slot), Exact())
+    assert_equal(unpermute(rows, slot, None, grad), unpermute(rows, slot) + grad, Exact())
     assert_equal(
         unpermute_backward(grad, rows, slot, weights),
         unpermute_backward(grad.contiguous(), rows.contiguous(), slot, weights),
@@ -241,6 +273,12 @@ BACKWARD_ONLY: list[tuple[str, Any, type[Exception], str]] = [
     ("topk_weights", None, TypeError, r"topk_weights: expected a torch\.Tensor, got NoneType"),
 ]  # fmt: skip
 
+ADDENDS: list[tuple[str, Any, type[Exception], str]] = [
+    ("addend", torch.ones(4, 128), TypeError, "addend: expected dtype bfloat16, got float32"),
+    ("addend", GOOD["grad"][:3], ValueError, r"addend: expected shape \[4, 128\], got \[3, 128\]"),
+    ("addend", GOOD["grad"].T.contiguous().T, ValueError, "addend: expected stride 1 .*"),
+]  # fmt: skip
+
 
 @pytest.mark.parametrize(
     ("stem", "name", "value", "error", "said"),
@@ -252,7 +290,7 @@ BACKWARD_ONLY: list[tuple[str, Any, type[Exception], str]] = [
             ValueError,
             "rows: expected H to be .*, got 96",
         ),
-        *(("unpermute", *row) for row in REFUSED),
+        *(("unpermute", *row) for row in [*REFUSED, *ADDENDS]),
         *(("unpermute_backward", *row) for row in [*REFUSED, *BACKWARD_ONLY]),
     ],
 )

@@ -70,6 +70,7 @@ EDGES = (
     MoeLayerDecode(t=17, bench=True, **SMALL),
     MoeLayerDecode(t=0, **SMALL),
     MoeLayerDecode(t=1, **SMALL),
+    MoeLayerDecode(t=1, capacity=3, **SMALL),
     MoeLayerDecode(t=18, logits="bf16", **SMALL | {"groups": 4, "limit": 3}),
     MoeLayerDecode(t=17, bias="one", **SMALL | {"k": 1}),
     MoeLayerDecode(t=19, data="spoiled", **SMALL),

@@ -64,6 +64,29 @@ class Unpermute(Case):
         return -(-self.t * -(-self.h // 1024) * (self.k + 1) // 4)
 
 
+@dataclass(frozen=True)
+class UnpermuteAdd(Unpermute):
+    """With rows of the distribution ``addend`` added to the sums, as the layer adds the shared expert."""
+
+    addend: str = "normal"
+
+    def inputs(self, device: str) -> dict[str, Any]:
+        import torch
+
+        shape = (self.t, self.h)
+        if device == "meta":
+            addend = torch.empty(shape, dtype=torch.bfloat16, device=device)
+        else:
+            generator = self.generator(device)
+            values((1, 997), "normal", generator)  # other numbers than those of the rows
+            addend = values(shape, self.addend, generator).to(torch.bfloat16)
+        return super().inputs(device) | {"addend": addend}
+
+    def cost(self) -> Cost:
+        plain = super().cost()
+        return Cost(flops=0, read=plain.read + self.t * self.h * 2, written=plain.written)
+
+
 def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     """(result, sum in float64): the error of the sum and of its rounding to bf16."""
     rows, slot, weights = (arguments[name] for name in ("rows", "slot", "topk_weights"))
@@ -72,7 +95,7 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
         here = slot[:, k] >= 0
         term = rows[slot[here, k].long()].double()
         exact[here] += term if weights is None else term * weights[here, k, None]
-    return got, exact
+    return got, exact if arguments.get("addend") is None else exact + arguments["addend"].double()
 
 
 PRODUCTION = (
@@ -85,6 +108,10 @@ PRODUCTION = (
     *(
         Unpermute(t=16384, h=HIDDEN, e=e, k=8, routing="local", layer="moe", bench=e == 8)
         for e in (8, 9, 16)
+    ),
+    *(
+        UnpermuteAdd(t=t, h=HIDDEN, e=256, k=8, layer="moe", bench=t in (1, 4096))
+        for t in (1, 128, 4096)
     ),
     # More elements of the buffer than 32 bits can address.
     Unpermute(t=37_000, h=HIDDEN, e=256, k=8, weights=True, layer="moe"),
@@ -107,6 +134,14 @@ EDGES = (
         Unpermute(t=12, h=256, e=16, k=8, weights=weights, data=data)
         for data in ("wide", "cancelling", "nonfinite", "zero")
         for weights in (False, True)
+    ),
+    *(
+        UnpermuteAdd(t=t, h=h, e=8, k=3, weights=weights, routing="dropped")
+        for t, h, weights in ((0, 128, False), (1, 1152, False), (9, 2176, True), (17, 128, False))
+    ),
+    *(
+        UnpermuteAdd(t=12, h=256, e=16, k=8, data=data, addend=data)
+        for data in ("wide", "cancelling", "nonfinite", "zero")
     ),
     Unpermute(t=3, h=128, e=64, k=32),
     Unpermute(t=16, h=1024, e=32, k=4, weights=True, bench=True),
