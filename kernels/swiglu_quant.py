@@ -9,20 +9,22 @@ of a masked buffer two.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _swiglu
-from kernels._device import Plan, Plans, layout
+from kernels import _check, _swiglu, _units
+from kernels._device import Plan, Plans, layout, num_sms
 
 TILE = _swiglu.TILE
 ROWS = 8
 WARPS = 2
 MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles
-# Of a masked buffer, whose rows are empty for the most part: twice as many, of two tiles at least.
-MASKED_ENOUGH, MASKED_LEAST = 2 * ENOUGH, 2
+PROGRAMS = 16  # a multiprocessor, over the rows of experts
+HOLD = True
 
 _plans = Plans()
 
@@ -33,26 +35,30 @@ def _swiglu_quant_kernel(
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale, capacity,
     SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
     POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
+    HALVINGS: tl.constexpr, HOLD: tl.constexpr,
 ):  # fmt: skip
-    chunks = channels // (TILES * TILE)
-    chunk = tl.program_id(0) % chunks
-    first = tl.program_id(0) // chunks * ROWS
-    if MASKED:
-        groups = tl.cdiv(capacity, ROWS)
-        expert = tl.program_id(0) // chunks // groups
-        count = tl.load(counts_ptr + expert)
-        end = expert * capacity + tl.minimum(count, capacity)
-        first = expert * capacity + tl.program_id(0) // chunks % groups * ROWS
-    else:
-        end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
-    if first < end:
+    groups, take = tl.cdiv(rows, ROWS), TILES
+    if EXPERTS:
+        counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+        groups = tl.max(lasts, axis=0)
+        for halving in tl.static_range(HALVINGS):
+            few = (take > 1) & (groups * (channels // TILE) < tl.num_programs(0) * take)
+            take = tl.where(few, take // 2, take)
+    chunks = channels // TILE // take
+    for unit in range(tl.program_id(0), groups * chunks, tl.num_programs(0)):
+        first, end = unit // chunks * ROWS, rows
+        if EXPERTS:
+            if not HOLD:
+                counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+            first, end = _units.find(counts, lasts, rows, capacity, unit // chunks, ROWS, MASKED)
         row = first + tl.arange(0, ROWS)
         inside = row < end
         row = row.to(tl.int64)
         if WEIGHTS:
             weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-        for step in range(TILES):
-            channel = (chunk * TILES + step) * TILE
+        start = unit % chunks * take
+        for step in range(take):
+            channel = (start + step) * TILE
             gate = _swiglu.numbers(
                 x_ptr,
                 x_scale_ptr,
@@ -133,15 +139,20 @@ def _checked_plan(
     others = _swiglu.present(gate_up_scale=gate_up_scale, counts=counts, row_weight=row_weight)
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    few = (ENOUGH, 1) if capacity is None else (MASKED_ENOUGH, MASKED_LEAST)
-    tiles = _tiles(groups, channels, *few)
+    if experts:
+        tiles = math.gcd(channels // TILE, MOST_TILES)
+        programs = min(groups * (channels // TILE), PROGRAMS * num_sms(gate_up.device))
+    else:
+        tiles = _tiles(groups, channels)
+        programs = groups * (channels // (tiles * TILE))
     return Plan(
-        _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
+        _swiglu_quant_kernel, (programs,),
         (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4, capacity or 0),
         {
             "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
             "EXPERTS": padded_experts, "MASKED": capacity is not None, "POW2_SCALE": pow2_scale,
-            "ROWS": ROWS, "TILES": tiles, "TILE": TILE,
+            "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "HALVINGS": tiles.bit_length() - 1,
+            "HOLD": HOLD,
         }, num_warps=WARPS, enable_fp_fusion=False,
     )  # fmt: skip
 
@@ -159,9 +170,9 @@ def _masked(counts: torch.Tensor | None, capacity: int, rows: int) -> int:
     return experts * -(-capacity // ROWS)
 
 
-def _tiles(groups: int, channels: int, enough: int, least: int) -> int:
+def _tiles(groups: int, channels: int) -> int:
     """Tiles of a program: the most that leave enough programs, of those that divide a row."""
-    tiles, row = MOST_TILES, channels // TILE
-    while row % tiles or (tiles > least and groups * row < enough * tiles):
+    tiles = math.gcd(channels // TILE, MOST_TILES)
+    while tiles > 1 and groups * (channels // TILE) < ENOUGH * tiles:
         tiles //= 2
     return tiles
