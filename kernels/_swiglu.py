@@ -71,12 +71,28 @@ def silu(gate):
 
 
 @triton.jit
+def largest(x):
+    """[rows] int32: the bits of the largest magnitude of each row, those of NaN above all."""
+    if PTX:
+        # As numbers, which have a magnitude for nothing; the interpreter would take it one by one.
+        bits = tl.reduce(tl.abs(x), 1, _larger).to(tl.int32, bitcast=True)
+    else:
+        bits = tl.max(magnitude_bits(x), axis=1)
+    return bits
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
 def write(
     x, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale,
     POW2_SCALE: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Quantise a tile [rows, TILE] of fp32 to ``channel`` of a [.., channels] payload and its scales."""
-    scale = scale_of(tl.max(magnitude_bits(x), axis=1), POW2_SCALE)
+    scale = scale_of(largest(x), POW2_SCALE)
     q = quantised(x, scale[:, None], POW2_SCALE)
     columns = channel + tl.arange(0, TILE)
     tl.store(q_ptr + row[:, None] * channels + columns[None, :], q, mask=inside[:, None])

@@ -47,3 +47,12 @@ def find(
     left = tl.sum(tl.where(own, counts - (group - firsts) * ROWS, 0), axis=0)
     first = group * ROWS + more
     return first, tl.minimum(first + left, rows)
+
+
+@triton.jit
+def share(total):
+    """(first, end) of this program's share of ``total`` things; shares differ by one at most."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    each, more = total // programs, total % programs
+    first = program * each + tl.minimum(program, more)
+    return first, first + each + (program < more).to(tl.int32)

@@ -24,7 +24,9 @@ WARPS = 2
 MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles
 PROGRAMS = 16  # a multiprocessor, over the rows of experts
-HOLD = True
+HOLD = False
+MAXNREG = 64
+STAGES = 3
 
 _plans = Plans()
 
@@ -35,53 +37,64 @@ def _swiglu_quant_kernel(
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale, capacity,
     SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
     POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
-    HALVINGS: tl.constexpr, HOLD: tl.constexpr,
+    HOLD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
-    groups, take = tl.cdiv(rows, ROWS), TILES
     if EXPERTS:
         counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
-        groups = tl.max(lasts, axis=0)
-        for halving in tl.static_range(HALVINGS):
-            few = (take > 1) & (groups * (channels // TILE) < tl.num_programs(0) * take)
-            take = tl.where(few, take // 2, take)
-    chunks = channels // TILE // take
-    for unit in range(tl.program_id(0), groups * chunks, tl.num_programs(0)):
-        first, end = unit // chunks * ROWS, rows
-        if EXPERTS:
+        # A program's share of all tiles there are, those of one group of rows after the other's.
+        tiles = channels // TILE
+        begin, stop = _units.share(tl.max(lasts, axis=0) * tiles)
+        for group in range(begin // tiles, tl.cdiv(stop, tiles)):
             if not HOLD:
                 counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
-            first, end = _units.find(counts, lasts, rows, capacity, unit // chunks, ROWS, MASKED)
-        row = first + tl.arange(0, ROWS)
-        inside = row < end
-        row = row.to(tl.int64)
-        if WEIGHTS:
-            weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-        start = unit % chunks * take
-        for step in range(take):
-            channel = (start + step) * TILE
-            gate = _swiglu.numbers(
-                x_ptr,
-                x_scale_ptr,
-                row,
-                inside,
-                channel,
-                stride_x,
-                stride_sr,
-                stride_sc,
-                SCALES,
-                TILE,
-            )
-            up = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
-                SCALES, TILE,
+            first, end = _units.find(counts, lasts, rows, capacity, group, ROWS, MASKED)
+            _tiles_of(
+                x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, first, end,
+                tl.maximum(begin - group * tiles, 0), tl.minimum(stop - group * tiles, tiles),
+                channels, stride_x, stride_sr, stride_sc, stride_scale,
+                SCALES, WEIGHTS, POW2_SCALE, ROWS, TILE, STAGES,
             )  # fmt: skip
-            h, _ = _swiglu.silu(gate)
-            h = h * up
-            if WEIGHTS:
-                h = h * weight[:, None]
-            _swiglu.write(
-                h, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale, POW2_SCALE, TILE
-            )
+    else:
+        chunks = channels // (TILES * TILE)
+        begin = tl.program_id(0) % chunks * TILES
+        _tiles_of(
+            x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr,
+            tl.program_id(0) // chunks * ROWS, rows, begin, begin + TILES,
+            channels, stride_x, stride_sr, stride_sc, stride_scale,
+            SCALES, WEIGHTS, POW2_SCALE, ROWS, TILE, STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def _tiles_of(
+    x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, first, end, begin, stop,
+    channels, stride_x, stride_sr, stride_sc, stride_scale,
+    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, POW2_SCALE: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Tiles ``begin`` to ``stop`` of the rows from ``first`` on, ROWS of them or up to ``end``."""
+    row = first + tl.arange(0, ROWS)
+    inside = row < end
+    row = row.to(tl.int64)
+    if WEIGHTS:
+        weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
+    # The loads of the next tiles are under way, in shared memory, while one is worked on.
+    for tile in tl.range(begin, stop, num_stages=STAGES):
+        channel = tile * TILE
+        gate = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, SCALES, TILE
+        )
+        up = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+            SCALES, TILE,
+        )  # fmt: skip
+        h, _ = _swiglu.silu(gate)
+        h = h * up
+        if WEIGHTS:
+            h = h * weight[:, None]
+        _swiglu.write(
+            h, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale, POW2_SCALE, TILE
+        )
 
 
 def swiglu_quant(
@@ -140,7 +153,7 @@ def _checked_plan(
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
     if experts:
-        tiles = math.gcd(channels // TILE, MOST_TILES)
+        tiles = 0
         programs = min(groups * (channels // TILE), PROGRAMS * num_sms(gate_up.device))
     else:
         tiles = _tiles(groups, channels)
@@ -151,9 +164,9 @@ def _checked_plan(
         {
             "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
             "EXPERTS": padded_experts, "MASKED": capacity is not None, "POW2_SCALE": pow2_scale,
-            "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "HALVINGS": tiles.bit_length() - 1,
-            "HOLD": HOLD,
-        }, num_warps=WARPS, enable_fp_fusion=False,
+            "ROWS": ROWS, "TILES": tiles, "TILE": TILE,
+            "HOLD": HOLD, "STAGES": STAGES,
+        }, num_warps=WARPS, maxnreg=MAXNREG, enable_fp_fusion=False,
     )  # fmt: skip
 
 

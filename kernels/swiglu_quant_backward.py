@@ -9,17 +9,24 @@ layout decides the order.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _swiglu
-from kernels._device import Plan, Plans, layout
+from kernels import _check, _swiglu, _units
+from kernels._device import Plan, Plans, layout, num_sms
 
 TILE = _swiglu.TILE
 HALVINGS = TILE.bit_length() - 1
 ROWS = 4
 WARPS = 1
+DENSE_TILES = 1  # of a program without weights
+PROGRAMS = 0  # a multiprocessor, over the rows of experts
+HOLD = True
+MAXNREG = None
+STAGES = 1
 
 _plans = Plans()
 
@@ -30,47 +37,75 @@ def _swiglu_quant_backward_kernel(
     rows, channels, experts, stride_grad, stride_x, stride_sr, stride_sc, stride_scale,
     WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr,
     ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, HALVINGS: tl.constexpr,
+    PERSISTENT: tl.constexpr, HOLD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     chunks = channels // (TILES * TILE)
-    chunk = tl.program_id(0) % chunks
-    first = tl.program_id(0) // chunks * ROWS
-    end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
-    if first < end:
-        row = first + tl.arange(0, ROWS)
-        inside = row < end
-        row = row.to(tl.int64)
-        acc = tl.zeros([ROWS, TILE], tl.float32)
+    unit = tl.program_id(0)
+    if PERSISTENT:
+        counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
+        for unit in range(unit, tl.max(lasts, axis=0) * chunks, tl.num_programs(0)):
+            if not HOLD:
+                counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
+            first, end = _units.find(counts, lasts, rows, 0, unit // chunks, ROWS, False)
+            _chunk(
+                grad_ptr, x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, grad_weight_ptr,
+                first, end, unit % chunks, channels, stride_grad, stride_x, stride_sr, stride_sc,
+                stride_scale, WEIGHTS, POW2_SCALE, ROWS, TILES, TILE, HALVINGS, STAGES,
+            )  # fmt: skip
+    else:
+        first, end = unit // chunks * ROWS, rows
+        if EXPERTS:
+            counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
+            first, end = _units.find(counts, lasts, rows, 0, unit // chunks, ROWS, False)
+        if first < end:
+            _chunk(
+                grad_ptr, x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, grad_weight_ptr,
+                first, end, unit % chunks, channels, stride_grad, stride_x, stride_sr, stride_sc,
+                stride_scale, WEIGHTS, POW2_SCALE, ROWS, TILES, TILE, HALVINGS, STAGES,
+            )  # fmt: skip
+
+
+@triton.jit
+def _chunk(
+    grad_ptr, x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, grad_weight_ptr,
+    first, end, chunk, channels, stride_grad, stride_x, stride_sr, stride_sc, stride_scale,
+    WEIGHTS: tl.constexpr, POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr,
+    TILE: tl.constexpr, HALVINGS: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """TILES tiles of the rows from ``first`` on, ROWS of them or up to ``end``."""
+    row = first + tl.arange(0, ROWS)
+    inside = row < end
+    row = row.to(tl.int64)
+    acc = tl.zeros([ROWS, TILE], tl.float32)
+    if WEIGHTS:
+        weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
+    for step in tl.range(0, TILES, num_stages=STAGES):
+        channel = (chunk * TILES + step) * TILE
+        grad = _swiglu.numbers(grad_ptr, None, row, inside, channel, stride_grad, 0, 0, False, TILE)
+        gate = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, True, TILE
+        )
+        up = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+            True, TILE,
+        )  # fmt: skip
+        s, p = _swiglu.silu(gate)
         if WEIGHTS:
-            weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-        for step in range(TILES):
-            channel = (chunk * TILES + step) * TILE
-            grad = _swiglu.numbers(
-                grad_ptr, None, row, inside, channel, stride_grad, 0, 0, False, TILE
-            )
-            gate = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, True, TILE
-            )
-            up = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
-                True, TILE,
-            )  # fmt: skip
-            s, p = _swiglu.silu(gate)
-            if WEIGHTS:
-                acc = tl.fma(grad, s * up, acc)
-                grad = grad * weight[:, None]
-            slope = tl.fma(s, 1.0 - p, p)
-            _swiglu.write(
-                (grad * up) * slope, q_ptr, scale_ptr, row, inside, channel, 2 * channels,
-                stride_scale, POW2_SCALE, TILE,
-            )  # fmt: skip
-            _swiglu.write(
-                grad * s, q_ptr, scale_ptr, row, inside, channels + channel, 2 * channels,
-                stride_scale, POW2_SCALE, TILE,
-            )  # fmt: skip
-        if WEIGHTS:
-            for step in tl.static_range(HALVINGS):
-                acc = tl.sum(tl.reshape(acc, (ROWS, TILE >> (step + 1), 2)), axis=2)
-            tl.store(grad_weight_ptr + row, tl.reshape(acc, (ROWS,)), mask=inside)
+            acc = tl.fma(grad, s * up, acc)
+            grad = grad * weight[:, None]
+        slope = tl.fma(s, 1.0 - p, p)
+        _swiglu.write(
+            (grad * up) * slope, q_ptr, scale_ptr, row, inside, channel, 2 * channels,
+            stride_scale, POW2_SCALE, TILE,
+        )  # fmt: skip
+        _swiglu.write(
+            grad * s, q_ptr, scale_ptr, row, inside, channels + channel, 2 * channels,
+            stride_scale, POW2_SCALE, TILE,
+        )  # fmt: skip
+    if WEIGHTS:
+        for halving in tl.static_range(HALVINGS):
+            acc = tl.sum(tl.reshape(acc, (ROWS, TILE >> (halving + 1), 2)), axis=2)
+        tl.store(grad_weight_ptr + row, tl.reshape(acc, (ROWS,)), mask=inside)
 
 
 def swiglu_quant_backward(
@@ -135,10 +170,13 @@ def _checked_plan(
     )
     _check.runnable("grad_h", grad_h, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    tiles = channels // TILE if row_weight is not None else 1
+    tiles = channels // TILE if row_weight is not None else math.gcd(channels // TILE, DENSE_TILES)
+    programs = triton.cdiv(rows, ROWS) * (channels // (tiles * TILE))
+    persistent = bool(experts and PROGRAMS)
+    if persistent:
+        programs = min(programs, PROGRAMS * num_sms(grad_h.device))
     return Plan(
-        _swiglu_quant_backward_kernel,
-        (triton.cdiv(rows, ROWS) * (channels // (tiles * TILE)),),
+        _swiglu_quant_backward_kernel, (programs,),
         (
             rows, channels, experts, grad_h.stride(0), gate_up_q.stride(0), *strides,
             (rows + 3) // 4 * 4,
@@ -146,5 +184,6 @@ def _checked_plan(
         {
             "WEIGHTS": row_weight is not None, "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale,
             "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "HALVINGS": HALVINGS,
-        }, num_warps=WARPS, enable_fp_fusion=False,
+            "PERSISTENT": persistent, "HOLD": HOLD, "STAGES": STAGES,
+        }, num_warps=WARPS, maxnreg=MAXNREG, enable_fp_fusion=False,
     )  # fmt: skip
