@@ -22,7 +22,7 @@ def groups(
     an expert's rows are there (docs/decisions/0004).
     """
     places = tl.arange(0, EXPERTS)
-    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
+    counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
     if MASKED:
         counts = tl.minimum(counts, capacity)
     return counts, tl.cumsum((counts + ROWS - 1) // ROWS, axis=0)
@@ -36,7 +36,7 @@ def find(
     """(first row of ``group``, end of the rows of its expert, at most ``rows``)."""
     own_groups = (counts + ROWS - 1) // ROWS
     if MASKED:
-        spans = counts * 0 + capacity
+        spans = capacity
     else:
         spans = (counts + 127) // 128 * 128
     # What the rows of the experts before take, beyond their groups.

@@ -40,10 +40,9 @@ def _swiglu_quant_backward_kernel(
     PERSISTENT: tl.constexpr, HOLD: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     chunks = channels // (TILES * TILE)
-    unit = tl.program_id(0)
     if PERSISTENT:
         counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
-        for unit in range(unit, tl.max(lasts, axis=0) * chunks, tl.num_programs(0)):
+        for unit in range(tl.program_id(0), tl.max(lasts, axis=0) * chunks, tl.num_programs(0)):
             if not HOLD:
                 counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
             first, end = _units.find(counts, lasts, rows, 0, unit // chunks, ROWS, False)
@@ -53,6 +52,7 @@ def _swiglu_quant_backward_kernel(
                 stride_scale, WEIGHTS, POW2_SCALE, ROWS, TILES, TILE, HALVINGS, STAGES,
             )  # fmt: skip
     else:
+        unit = tl.program_id(0)
         first, end = unit // chunks * ROWS, rows
         if EXPERTS:
             counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
