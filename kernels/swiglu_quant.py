@@ -1,10 +1,10 @@
 """SwiGLU and quantisation in one pass; the twin of reference_impl/swiglu_quant.py.
 
 Bound: memory.  For bf16 4 bytes in and 1 + 4/128 out an element of h; for e4m3 2 + 8/128 in.
-Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads gate and up, 16 bytes a
-thread, and keeps everything up to the payload in registers.  ROWS divides a segment, so a program's
-rows are one expert's; it adds up the counts once.  Where there are few rows a program takes one tile,
-of a masked buffer two.
+Plan: a program takes ROWS rows by some tiles of h; of each tile it reads gate and up, 16 bytes a
+thread, and keeps everything up to the payload in registers.  Without experts the tiles are dealt by the
+grid, one to a program where there are few rows.  With them as many programs as fit share out the tiles
+of the rows that are there (kernels/_units.py), of which the host knows nothing.
 """
 
 from __future__ import annotations

@@ -2,9 +2,10 @@
 
 Bound: memory, and near the arithmetic: 4 bytes in and 2 out an element of h, scales aside.
 Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads the gradient, gate and up,
-16 bytes a thread, and writes two tiles.  With weights a program takes all tiles of its rows, and their
-128 sums stay in registers; at the end they are added in pairs, two numbers at a time, so that no
-layout decides the order.
+16 bytes a thread, and writes two tiles.  The first programs have the rows of experts that are there
+(kernels/_units.py), and the others end at once.  With weights a program takes all tiles of its rows,
+and their 128 sums stay in registers; at the end they are added in pairs, two numbers at a time, so that
+no layout decides the order.
 """
 
 from __future__ import annotations
