@@ -34,11 +34,11 @@ from kernels._device import in_chain
 OFF, WAITS, OPEN, READS = 0, 1, 2, 3
 MODES = {
     "act_quant": OPEN,
-    "topk_gate": OPEN,
+    "topk_gate": READS,
     "expert_slots": OPEN,
     "permute": OPEN,
-    "grouped_gemm": OPEN,
-    "swiglu_quant": OPEN,
+    "grouped_gemm": READS,
+    "swiglu_quant": READS,
     "unpermute": OFF,  # it also waits for another stream, by an event
 }
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton import knobs
 
+PTX = tl.constexpr(not knobs.runtime.interpret)  # the interpreter knows none
 LOG2_E = tl.constexpr(1.44269502162933349609375)
 LOG2_E_REST = tl.constexpr(1.925963033500011079e-8)
 ROUND = tl.constexpr(12582912.0)
-REST_OF_A_TIE = tl.constexpr(2.0**-24)
-REST_ABOVE = tl.constexpr(2.0**-24 + 2.0**-47)
 POWER_1 = tl.constexpr(0.6931470036506653)
 POWER_2 = tl.constexpr(0.24022242426872253)
 POWER_3 = tl.constexpr(0.05550733581185341)
@@ -25,18 +25,24 @@ POWER_5 = tl.constexpr(0.0013264745939522982)
 def exp(x):
     """e^x of fp32; x is first cut to [-87, 87], where the result and its inverse are normal numbers;
     NaN stays NaN."""
-    return _exp(x, LOG2_E, LOG2_E_REST)
+    power, two_n = _exp(x, LOG2_E, LOG2_E_REST)
+    return power * two_n
 
 
 @triton.jit
 def sigmoid(x):
     """1 / (1 + e^-x) of fp32, as one IEEE division gives it."""
-    return inverse(1.0 + _exp(x, -LOG2_E, -LOG2_E_REST))
+    power, two_n = _exp(x, -LOG2_E, -LOG2_E_REST)
+    # Their product is exact: so this is one rounding, as of the sum of 1 and e^-x.
+    return inverse(tl.fma(power, two_n, tl.full(x.shape, 1.0, tl.float32)))
 
 
 @triton.jit
 def _exp(x, FACTOR: tl.constexpr, REST: tl.constexpr):
-    """2^(x FACTOR).  The factor has the sign, since Triton's ``-x`` is an instruction: 0 - x."""
+    """Two numbers, the second a power of two, whose product is 2^(x FACTOR), a normal number.
+
+    The factor has the sign, since Triton's ``-x`` is an instruction: 0 - x.
+    """
     x = tl.clamp(x, -87.0, 87.0, propagate_nan=tl.PropagateNan.ALL)
     rounded = _fma(x, FACTOR, ROUND)
     n = rounded - ROUND
@@ -49,24 +55,23 @@ def _exp(x, FACTOR: tl.constexpr, REST: tl.constexpr):
     power = _horner(power, r, 1.0)
     # n stands in the low bits of ``rounded``; moved up it is an exponent, and all else falls out.
     two_n = (rounded.to(tl.int32, bitcast=True) << 23) + 0x3F800000
-    return power * two_n.to(tl.float32, bitcast=True)
+    return power, two_n.to(tl.float32, bitcast=True)
 
 
 @triton.jit
 def inverse(x):
     """1 / x of fp32 from 1 to 2^126, rounded to nearest, without the branches of an IEEE division.
 
-    The square of an approximate 1 / sqrt(x) is off by some units in the last place, and the first of
-    Newton's steps leaves less than one; then the next rounds to nearest, except below a power of two
-    (Markstein).  There the remainder is 2^-24, and the result would be a tie: so it is made larger by
-    its last bit.  tests/test_fp32.py tries every x there is.
+    The chip's approximation and one of Newton's steps, as ptxas has them for rcp.rn from 2^-126 to
+    2^126, behind its branch.  tests/test_fp32.py tries every x there is.
     """
-    one = tl.full(x.shape, 1.0, tl.float32)
-    near = tl.rsqrt(x)
-    near = near * near
-    near = tl.fma(tl.fma(x * -1.0, near, one), near, near)
-    rest = tl.fma(x * -1.0, near, one)
-    rest = tl.where(rest == REST_OF_A_TIE, REST_ABOVE, rest)
+    if PTX:
+        near = tl.inline_asm_elementwise(
+            "rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
+        )
+    else:
+        near = 1.0 / x
+    rest = tl.fma(x * -1.0, near, tl.full(x.shape, 1.0, tl.float32))
     return tl.fma(rest, near, near)
 
 

@@ -1,28 +1,31 @@
 """SwiGLU and quantisation in one pass; the twin of reference_impl/swiglu_quant.py.
 
 Bound: memory.  For bf16 4 bytes in and 1 + 4/128 out an element of h; for e4m3 2 + 8/128 in.
-Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads gate and up, 16 bytes a
-thread, and keeps everything up to the payload in registers.  ROWS divides a segment, so a program's
-rows are one expert's; it adds up the counts once.  Where there are few rows a program takes one tile,
-of a masked buffer two.
+Plan: a program takes ROWS rows by some tiles of h; of each tile it reads gate and up, 16 bytes a
+thread, and keeps everything up to the payload in registers.  Without experts the tiles are dealt by the
+grid, one to a program where there are few rows.  With them as many programs as fit share out the tiles
+of the rows that are there (kernels/_units.py), of which the host knows nothing.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels import _chain, _check, _swiglu
-from kernels._device import Plan, Plans, layout
+from kernels import _chain, _check, _swiglu, _units
+from kernels._device import Plan, Plans, layout, num_sms
 
 TILE = _swiglu.TILE
 ROWS = 8
 WARPS = 2
 MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles
-# Of a masked buffer, whose rows are empty for the most part: twice as many, of two tiles at least.
-MASKED_ENOUGH, MASKED_LEAST = 2 * ENOUGH, 2
+PROGRAMS = 16  # a multiprocessor, over the rows of experts: what REGISTERS leave room for
+REGISTERS = 64
+STAGES = 3  # tiles whose loads are under way, where a program has several
 
 _plans = Plans()
 
@@ -33,54 +36,68 @@ def _swiglu_quant_kernel(
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_scale, capacity,
     SCALES: tl.constexpr, WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
     POW2_SCALE: tl.constexpr, ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
-    CHAIN: tl.constexpr,
+    STAGES: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
     _chain.begin(CHAIN)
-    chunks = channels // (TILES * TILE)
-    chunk = tl.program_id(0) % chunks
-    first = tl.program_id(0) // chunks * ROWS
-    if MASKED:
-        groups = tl.cdiv(capacity, ROWS)
-        expert = tl.program_id(0) // chunks // groups
-        count = tl.load(counts_ptr + expert)
-        end = expert * capacity + tl.minimum(count, capacity)
-        first = expert * capacity + tl.program_id(0) // chunks % groups * ROWS
-    else:
-        end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
-    # One program at least waits, were there no rows at all.
-    if (first < end) | (tl.program_id(0) == 0):
-        _chain.later(CHAIN)
-    if first < end:
-        row = first + tl.arange(0, ROWS)
-        inside = row < end
-        row = row.to(tl.int64)
-        if WEIGHTS:
-            weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-        for step in range(TILES):
-            channel = (chunk * TILES + step) * TILE
-            gate = _swiglu.numbers(
-                x_ptr,
-                x_scale_ptr,
-                row,
-                inside,
-                channel,
-                stride_x,
-                stride_sr,
-                stride_sc,
-                SCALES,
-                TILE,
-            )
-            up = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
-                SCALES, TILE,
+    if EXPERTS:
+        counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+        # A program's share of all tiles there are, those of one group of rows after the other's.
+        tiles = channels // TILE
+        begin, stop = _units.share(tl.max(lasts, axis=0) * tiles)
+        # One program at least waits, were there no rows at all.
+        if (begin < stop) | (tl.program_id(0) == 0):
+            _chain.later(CHAIN)
+        for group in range(begin // tiles, tl.cdiv(stop, tiles)):
+            # Once more for each group: they would take registers all the time.
+            counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+            first, end = _units.find(counts, lasts, rows, capacity, group, ROWS, MASKED)
+            _tiles_of(
+                x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, first, end,
+                tl.maximum(begin - group * tiles, 0), tl.minimum(stop - group * tiles, tiles),
+                channels, stride_x, stride_sr, stride_sc, stride_scale,
+                SCALES, WEIGHTS, POW2_SCALE, ROWS, TILE, STAGES,
             )  # fmt: skip
-            h, _ = _swiglu.silu(gate)
-            h = h * up
-            if WEIGHTS:
-                h = h * weight[:, None]
-            _swiglu.write(
-                h, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale, POW2_SCALE, TILE
-            )
+    else:
+        chunks = channels // (TILES * TILE)
+        begin = tl.program_id(0) % chunks * TILES
+        _tiles_of(
+            x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr,
+            tl.program_id(0) // chunks * ROWS, rows, begin, begin + TILES,
+            channels, stride_x, stride_sr, stride_sc, stride_scale,
+            SCALES, WEIGHTS, POW2_SCALE, ROWS, TILE, STAGES,
+        )  # fmt: skip
+
+
+@triton.jit
+def _tiles_of(
+    x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, first, end, begin, stop,
+    channels, stride_x, stride_sr, stride_sc, stride_scale,
+    SCALES: tl.constexpr, WEIGHTS: tl.constexpr, POW2_SCALE: tl.constexpr,
+    ROWS: tl.constexpr, TILE: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Tiles ``begin`` to ``stop`` of the rows from ``first`` on, ROWS of them or up to ``end``."""
+    row = first + tl.arange(0, ROWS)
+    inside = row < end
+    row = row.to(tl.int64)
+    if WEIGHTS:
+        weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
+    # The loads of the next tiles are under way, in shared memory, while one is worked on.
+    for tile in tl.range(begin, stop, num_stages=STAGES):
+        channel = tile * TILE
+        gate = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, SCALES, TILE
+        )
+        up = _swiglu.numbers(
+            x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+            SCALES, TILE,
+        )  # fmt: skip
+        h, _ = _swiglu.silu(gate)
+        h = h * up
+        if WEIGHTS:
+            h = h * weight[:, None]
+        _swiglu.write(
+            h, q_ptr, scale_ptr, row, inside, channel, channels, stride_scale, POW2_SCALE, TILE
+        )
 
 
 def swiglu_quant(
@@ -138,17 +155,22 @@ def _checked_plan(
     others = _swiglu.present(gate_up_scale=gate_up_scale, counts=counts, row_weight=row_weight)
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    few = (ENOUGH, 1) if capacity is None else (MASKED_ENOUGH, MASKED_LEAST)
-    tiles = _tiles(groups, channels, *few)
+    if experts:
+        tiles = 0
+        programs = min(groups * (channels // TILE), PROGRAMS * num_sms(gate_up.device))
+    else:
+        tiles = _tiles(groups, channels)
+        programs = groups * (channels // (tiles * TILE))
     chain = _chain.OFF if capacity is None else _chain.mode("swiglu_quant")
     return Plan(
-        _swiglu_quant_kernel, (groups * (channels // (tiles * TILE)),),
+        _swiglu_quant_kernel, (programs,),
         (rows, channels, experts, gate_up.stride(0), *strides, (rows + 3) // 4 * 4, capacity or 0),
         {
             "SCALES": gate_up_scale is not None, "WEIGHTS": row_weight is not None,
             "EXPERTS": padded_experts, "MASKED": capacity is not None, "POW2_SCALE": pow2_scale,
-            "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "CHAIN": chain,
-        }, num_warps=WARPS, enable_fp_fusion=False, **_chain.options(chain),
+            "ROWS": ROWS, "TILES": tiles, "TILE": TILE,
+            "STAGES": 1 if tiles == 1 else STAGES, "CHAIN": chain,
+        }, num_warps=WARPS, maxnreg=REGISTERS, enable_fp_fusion=False, **_chain.options(chain),
     )  # fmt: skip
 
 
@@ -165,9 +187,9 @@ def _masked(counts: torch.Tensor | None, capacity: int, rows: int) -> int:
     return experts * -(-capacity // ROWS)
 
 
-def _tiles(groups: int, channels: int, enough: int, least: int) -> int:
+def _tiles(groups: int, channels: int) -> int:
     """Tiles of a program: the most that leave enough programs, of those that divide a row."""
-    tiles, row = MOST_TILES, channels // TILE
-    while row % tiles or (tiles > least and groups * row < enough * tiles):
+    tiles = math.gcd(channels // TILE, MOST_TILES)
+    while tiles > 1 and groups * (channels // TILE) < ENOUGH * tiles:
         tiles //= 2
     return tiles

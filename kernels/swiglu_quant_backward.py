@@ -2,24 +2,31 @@
 
 Bound: memory, and near the arithmetic: 4 bytes in and 2 out an element of h, scales aside.
 Plan: one program takes ROWS rows by TILES tiles of h; of each tile it reads the gradient, gate and up,
-16 bytes a thread, and writes two tiles.  With weights a program takes all tiles of its rows, and their
-128 sums stay in registers; at the end they are added in pairs, two numbers at a time, so that no
-layout decides the order.
+16 bytes a thread, and writes two tiles.  The first programs have the rows of experts that are there
+(kernels/_units.py), and the others end at once.  With weights a program takes all tiles of its rows,
+and their 128 sums stay in registers; at the end they are added in pairs, two numbers at a time, so that
+no layout decides the order.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import triton
 import triton.language as tl
 
-from kernels import _check, _swiglu
+from kernels import _check, _swiglu, _units
 from kernels._device import Plan, Plans, layout
 
 TILE = _swiglu.TILE
 HALVINGS = TILE.bit_length() - 1
 ROWS = 4
 WARPS = 1
+REGISTERS = 112  # of a thread, at most
+STAGES = 3  # tiles whose loads are under way, where a program has MANY or more
+MANY = 4
+ENOUGH = 8192  # programs, before one without weights takes MANY tiles instead of two
 
 _plans = Plans()
 
@@ -30,11 +37,15 @@ def _swiglu_quant_backward_kernel(
     rows, channels, experts, stride_grad, stride_x, stride_sr, stride_sc, stride_scale,
     WEIGHTS: tl.constexpr, EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr,
     ROWS: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr, HALVINGS: tl.constexpr,
+    STAGES: tl.constexpr,
 ):  # fmt: skip
     chunks = channels // (TILES * TILE)
-    chunk = tl.program_id(0) % chunks
-    first = tl.program_id(0) // chunks * ROWS
-    end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
+    first, end = tl.program_id(0) // chunks * ROWS, rows
+    if EXPERTS:
+        counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
+        first, end = _units.find(
+            counts, lasts, rows, 0, tl.program_id(0) // chunks, ROWS, False
+        )  # fmt: skip
     if first < end:
         row = first + tl.arange(0, ROWS)
         inside = row < end
@@ -42,8 +53,8 @@ def _swiglu_quant_backward_kernel(
         acc = tl.zeros([ROWS, TILE], tl.float32)
         if WEIGHTS:
             weight = tl.load(weight_ptr + row, mask=inside, other=0.0)
-        for step in range(TILES):
-            channel = (chunk * TILES + step) * TILE
+        for step in tl.range(0, TILES, num_stages=STAGES):
+            channel = (tl.program_id(0) % chunks * TILES + step) * TILE
             grad = _swiglu.numbers(
                 grad_ptr, None, row, inside, channel, stride_grad, 0, 0, False, TILE
             )
@@ -68,8 +79,8 @@ def _swiglu_quant_backward_kernel(
                 stride_scale, POW2_SCALE, TILE,
             )  # fmt: skip
         if WEIGHTS:
-            for step in tl.static_range(HALVINGS):
-                acc = tl.sum(tl.reshape(acc, (ROWS, TILE >> (step + 1), 2)), axis=2)
+            for halving in tl.static_range(HALVINGS):
+                acc = tl.sum(tl.reshape(acc, (ROWS, TILE >> (halving + 1), 2)), axis=2)
             tl.store(grad_weight_ptr + row, tl.reshape(acc, (ROWS,)), mask=inside)
 
 
@@ -135,10 +146,11 @@ def _checked_plan(
     )
     _check.runnable("grad_h", grad_h, *others)
     experts, padded_experts = _swiglu.experts(counts)
-    tiles = channels // TILE if row_weight is not None else 1
+    groups, tiles = triton.cdiv(rows, ROWS), channels // TILE
+    if row_weight is None:
+        tiles = math.gcd(tiles, MANY if groups * tiles >= ENOUGH * MANY else 2)
     return Plan(
-        _swiglu_quant_backward_kernel,
-        (triton.cdiv(rows, ROWS) * (channels // (tiles * TILE)),),
+        _swiglu_quant_backward_kernel, (groups * (channels // (tiles * TILE)),),
         (
             rows, channels, experts, grad_h.stride(0), gate_up_q.stride(0), *strides,
             (rows + 3) // 4 * 4,
@@ -146,5 +158,6 @@ def _checked_plan(
         {
             "WEIGHTS": row_weight is not None, "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale,
             "ROWS": ROWS, "TILES": tiles, "TILE": TILE, "HALVINGS": HALVINGS,
-        }, num_warps=WARPS, enable_fp_fusion=False,
+            "STAGES": STAGES if tiles >= MANY else 1,
+        }, num_warps=WARPS, maxnreg=REGISTERS, enable_fp_fusion=False,
     )  # fmt: skip

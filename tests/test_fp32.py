@@ -64,8 +64,8 @@ def _inverse(first, out_ptr, BLOCK: tl.constexpr):
 
 
 def test_the_inverse_is_that_of_a_division(device: str) -> None:
-    """Every number from 1 to 2^126 on a GPU; the interpreter, whose square root is exact, tries all
-    mantissas of two binades, and the others differ from these by a power of two alone."""
+    """Every number from 1 to 2^126 on a GPU.  The interpreter, whose quotient is exact, tries all mantissas
+    of two binades: the correction must leave them as they are."""
     one, end = 127 << 23, (127 + (126 if device == "cuda" else 2)) << 23
     block = 8192 if device == "cuda" else 1 << 18
     programs = (end - one) // block

@@ -1,0 +1,58 @@
+"""Persistent programs over the rows of experts: work is counted in groups of rows that are there.
+
+A buffer is made for the worst routing, so most of it has no rows, and a program for each part of it
+would find nothing to do.  Here groups of ROWS rows, none of two experts, are numbered expert by expert,
+and a program looks up where the group with a number lies.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def groups(
+    counts_ptr, experts, capacity,
+    ROWS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """([EXPERTS] rows of each expert, [EXPERTS] groups of the experts up to each); the last is their sum.
+
+    counts_ptr: [experts] int32.  EXPERTS: experts, up to a power of two.  MASKED: at most ``capacity`` of
+    an expert's rows are there (docs/decisions/0004).
+    """
+    places = tl.arange(0, EXPERTS)
+    counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
+    if MASKED:
+        counts = tl.minimum(counts, capacity)
+    return counts, tl.cumsum((counts + ROWS - 1) // ROWS, axis=0)
+
+
+@triton.jit
+def find(
+    counts, lasts, rows, capacity, group,
+    ROWS: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """(first row of ``group``, end of the rows of its expert, at most ``rows``)."""
+    own_groups = (counts + ROWS - 1) // ROWS
+    if MASKED:
+        spans = capacity
+    else:
+        spans = (counts + 127) // 128 * 128
+    # What the rows of the experts before take, beyond their groups.
+    more = tl.sum(tl.where(lasts <= group, spans - own_groups * ROWS, 0), axis=0)
+    # Rows of its expert from here on.
+    firsts = lasts - own_groups
+    own = (firsts <= group) & (group < lasts)
+    left = tl.sum(tl.where(own, counts - (group - firsts) * ROWS, 0), axis=0)
+    first = group * ROWS + more
+    return first, tl.minimum(first + left, rows)
+
+
+@triton.jit
+def share(total):
+    """(first, end) of this program's share of ``total`` things; shares differ by one at most."""
+    program, programs = tl.program_id(0), tl.num_programs(0)
+    each, more = total // programs, total % programs
+    first = program * each + tl.minimum(program, more)
+    return first, first + each + (program < more).to(tl.int32)

@@ -1,0 +1,64 @@
+"""Groups of the rows that are there: device code and a plain loop agree on where each lies."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from kernels import _units
+
+ROWS = tl.constexpr(8)
+COUNTS = (
+    [1],
+    [0],
+    [128, 129, 127],
+    [0, 0, 5],
+    [5, 0, 0],
+    [0, 3, 0, 0, 256],
+    [0, 0, 0],
+    [8] * 9,
+    [9, -300, 7],
+)
+
+
+@triton.jit
+def _places(
+    counts_ptr, out_ptr, experts, rows, capacity, EXPERTS: tl.constexpr, MASKED: tl.constexpr
+):
+    counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+    begin, stop = _units.share(tl.max(lasts, axis=0))
+    for group in range(begin, stop):
+        first, end = _units.find(counts, lasts, rows, capacity, group, ROWS, MASKED)
+        tl.store(out_ptr + group * 3, first)
+        tl.store(out_ptr + group * 3 + 1, end)
+        tl.atomic_add(out_ptr + group * 3 + 2, 1)
+
+
+def expected(counts: list[int], rows: int, capacity: int) -> list[tuple[int, int, int]]:
+    """(first row, end of its expert's rows, once) of each group, expert by expert."""
+    found, start = [], 0
+    for count in counts:
+        end = start + max(count, 0) if not capacity else start + min(max(count, 0), capacity)
+        found += [(first, min(end, rows), 1) for first in range(start, end, ROWS.value)]
+        start += capacity or -(-max(count, 0) // 128) * 128
+    return found
+
+
+@pytest.mark.parametrize("programs", [1, 3, 64])
+@pytest.mark.parametrize("capacity", [0, 13, 256])
+@pytest.mark.parametrize("counts", COUNTS)
+def test_every_group_is_found_once(
+    counts: list[int], capacity: int, programs: int, device: str
+) -> None:
+    """capacity: 0 for segments."""
+    rows = len(counts) * capacity or 260
+    want = expected(counts, rows, capacity)
+    got = torch.zeros(len(want) + 1, 3, dtype=torch.int32, device=device)
+    held = torch.tensor(counts, dtype=torch.int32, device=device)
+    _places[(programs,)](
+        held, got, len(counts), rows, capacity,
+        EXPERTS=triton.next_power_of_2(len(counts)), MASKED=bool(capacity),
+    )  # fmt: skip
+    assert [tuple(row) for row in got.tolist()] == [*want, (0, 0, 0)]
