@@ -1,8 +1,10 @@
 """Rows of experts back to their tokens; the twin of reference_impl/unpermute.py.
 
 Bound: memory.  K rows of 2 H bytes read for one of 2 H written.
-Plan: one program takes 1024 channels of one token: its K slots, then K loads of 16 bytes a thread,
-which do not wait for one another, then the sum in the order of k, in registers.
+Plan: one program takes one token, 1024 channels at a time: its K slots once, then K loads of 16 bytes a
+thread, which do not wait for one another, then the sum in the order of k, in registers.  For few tokens
+it takes 1024 channels in all, since there are not enough tokens to fill the GPU.  A token that has no
+row here, as most have none on one rank of many, is zeros, without a load that is masked.
 """
 
 from __future__ import annotations
@@ -14,33 +16,52 @@ import triton.language as tl
 from kernels import _check, _slots
 from kernels._device import Plan, Plans, layout
 
+MANY = 1024  # tokens that fill the GPU by themselves
+STEPS = 8  # of 1024 channels, of one program then, at most
+
 _plans = Plans()
 
 
 @triton.jit
 def _unpermute_kernel(
     rows_ptr, slot_ptr, weight_ptr, out_ptr, num_rows, channels, stride_rows,
-    WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr,
+    WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
-    chunks = tl.cdiv(channels, BLOCK)
-    chunk = tl.program_id(0) % chunks
-    token = (tl.program_id(0) // chunks).to(tl.int64)
-    columns = chunk * BLOCK + tl.arange(0, BLOCK)
-    held = columns < channels
-    acc = tl.zeros([BLOCK], tl.float32)
+    spans = tl.cdiv(channels, STEPS * BLOCK)
+    span = tl.program_id(0) % spans
+    token = (tl.program_id(0) // spans).to(tl.int64)
+    slots, routed = (), False
     for k in tl.static_range(TOPK):
         slot = tl.load(slot_ptr + token * TOPK + k)
-        inside = (slot >= 0) & (slot < num_rows)
-        row = tl.load(
-            rows_ptr + slot.to(tl.int64) * stride_rows + columns, mask=held & inside, other=0.0
-        ).to(tl.float32)
+        slots += (slot,)
+        routed |= (slot >= 0) & (slot < num_rows)
+    if routed:
+        weights = ()
         if WEIGHTS:
-            weight = tl.load(weight_ptr + token * TOPK + k)
-            total = tl.fma(tl.full([BLOCK], 0.0, tl.float32) + weight, row, acc)
-        else:
-            total = acc + row
-        acc = tl.where(inside, total, acc)
-    tl.store(out_ptr + token * channels + columns, acc.to(tl.bfloat16), mask=held)
+            for k in tl.static_range(TOPK):
+                weights += (tl.load(weight_ptr + token * TOPK + k),)
+        for step in range(STEPS):
+            columns = (span * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+            held = columns < channels
+            acc = tl.zeros([BLOCK], tl.float32)
+            for k in tl.static_range(TOPK):
+                slot = slots[k]
+                inside = (slot >= 0) & (slot < num_rows)
+                row = tl.load(
+                    rows_ptr + slot.to(tl.int64) * stride_rows + columns,
+                    mask=held & inside, other=0.0,
+                ).to(tl.float32)  # fmt: skip
+                if WEIGHTS:
+                    total = tl.fma(tl.full([BLOCK], 0.0, tl.float32) + weights[k], row, acc)
+                else:
+                    total = acc + row
+                acc = tl.where(inside, total, acc)
+            tl.store(out_ptr + token * channels + columns, acc.to(tl.bfloat16), mask=held)
+    else:
+        nothing = tl.zeros([BLOCK], tl.bfloat16)
+        for step in range(STEPS):
+            columns = (span * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
+            tl.store(out_ptr + token * channels + columns, nothing, mask=columns < channels)
 
 
 def unpermute(
@@ -81,9 +102,11 @@ def _checked_plan(
         others.append(("topk_weights", topk_weights))
     _check.runnable("rows", rows, *others)
     tokens, topk = slot.shape
+    chunks = triton.cdiv(channels, _slots.BLOCK)
+    steps = min(STEPS, chunks) if tokens >= MANY else 1
     return Plan(
-        _unpermute_kernel, (tokens * triton.cdiv(channels, _slots.BLOCK),),
+        _unpermute_kernel, (tokens * triton.cdiv(chunks, steps),),
         (num_rows, channels, rows.stride(0)),
-        {"WEIGHTS": topk_weights is not None, "TOPK": topk, "BLOCK": _slots.BLOCK},
+        {"WEIGHTS": topk_weights is not None, "TOPK": topk, "BLOCK": _slots.BLOCK, "STEPS": steps},
         num_warps=_slots.warps(rows.dtype), enable_fp_fusion=False,
     )  # fmt: skip
