@@ -23,6 +23,21 @@ _plans = Plans()
 
 
 @triton.jit
+def _each(ptr, COUNT: tl.constexpr):
+    """Tuple of the COUNT numbers from ``ptr`` on."""
+    found = ()
+    for k in tl.static_range(COUNT):
+        found = found + _tuple(tl.load(ptr + k))
+    return found
+
+
+@triton.jit
+def _tuple(one):
+    """What a tuple grows by: Triton knows sums of tuples alone."""
+    return (one,)
+
+
+@triton.jit
 def _unpermute_kernel(
     rows_ptr, slot_ptr, weight_ptr, out_ptr, num_rows, channels, stride_rows,
     WEIGHTS: tl.constexpr, TOPK: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr,
@@ -30,16 +45,12 @@ def _unpermute_kernel(
     spans = tl.cdiv(channels, STEPS * BLOCK)
     span = tl.program_id(0) % spans
     token = (tl.program_id(0) // spans).to(tl.int64)
-    slots, routed = (), False
+    slots = _each(slot_ptr + token * TOPK, TOPK)
+    routed = 0
     for k in tl.static_range(TOPK):
-        slot = tl.load(slot_ptr + token * TOPK + k)
-        slots += (slot,)
-        routed |= (slot >= 0) & (slot < num_rows)
+        routed |= (slots[k] >= 0) & (slots[k] < num_rows)
     if routed:
-        weights = ()
-        if WEIGHTS:
-            for k in tl.static_range(TOPK):
-                weights += (tl.load(weight_ptr + token * TOPK + k),)
+        weights = _each(weight_ptr + token * TOPK, TOPK) if WEIGHTS else slots
         for step in range(STEPS):
             columns = (span * STEPS + step) * BLOCK + tl.arange(0, BLOCK)
             held = columns < channels
