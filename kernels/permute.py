@@ -30,6 +30,7 @@ WHOLE = 8192  # channels of one program then, at most
 ROWS = 32  # of one program of the second step, one a thread
 QUADS = 7  # of scales, which a thread has in flight there
 CLEARED = 1024  # rows of one program that clears their tokens
+TWO_STEPS = True
 EARLY = True  # kernels start before the one before them ends
 APART = True  # a branch for each slot instead of one masked store for all
 
@@ -42,7 +43,7 @@ def _permute_kernel(
     num_rows, channels, stride_xt, stride_st, stride_sc, stride_rows_scale,
     SCALES: tl.constexpr, TWO_STEPS: tl.constexpr, WEIGHTS: tl.constexpr, TOPK: tl.constexpr,
     PLACES: tl.constexpr, BLOCK: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
-    APART: tl.constexpr, EARLY: tl.constexpr,
+    APART: tl.constexpr, KEPT: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     if EARLY:
         gdc_launch_dependents()
@@ -62,7 +63,7 @@ def _permute_kernel(
         if SCALES:
             _move_scales(
                 scale_ptr + token * stride_st, rows_scale_ptr, token, row, inside, chunk, channels,
-                stride_sc, stride_rows_scale, TWO_STEPS, BLOCK // TILE, TILES, TILE, PLACES,
+                stride_sc, stride_rows_scale, TWO_STEPS, BLOCK // TILE, TILES, TILE, PLACES, KEPT,
             )  # fmt: skip
         if WEIGHTS:
             once = inside & (chunk == 0)
@@ -97,7 +98,7 @@ def _store_row(x, rows_ptr, slot_ptr, num_rows, channels, columns):
 def _move_scales(
     scale_ptr, out_ptr, token, row, inside, chunk, channels, stride_sc, stride_rows_scale,
     TWO_STEPS: tl.constexpr, EACH: tl.constexpr, TILES: tl.constexpr, TILE: tl.constexpr,
-    PLACES: tl.constexpr,
+    PLACES: tl.constexpr, KEPT: tl.constexpr,
 ):  # fmt: skip
     """A token's scales of a chunk of EACH tiles: to its place among tokens, or to its rows."""
     tiles = chunk * EACH + tl.arange(0, TILES)
@@ -113,6 +114,7 @@ def _move_scales(
             out_ptr + wide[None, :] * stride_rows_scale + row[:, None],
             tl.broadcast_to(scale[None, :], (PLACES, TILES)),
             mask=inside[:, None] & tiled[None, :],
+            eviction_policy="evict_last" if KEPT else "",
         )
 
 
@@ -263,7 +265,7 @@ def _plan_of(
 ) -> PermutePlan:
     (tokens, channels), topk = x.shape, slot.shape[1]
     many = tokens >= MANY
-    two_steps = many and x_scale is not None
+    two_steps = many and x_scale is not None and TWO_STEPS
     block = min(WHOLE, triton.next_power_of_2(channels)) if many else _slots.BLOCK
     padded = (num_rows + 3) // 4 * 4
     strides = (0, 0) if x_scale is None else x_scale.stride()
@@ -273,9 +275,9 @@ def _plan_of(
         _permute_kernel, (tokens * triton.cdiv(channels, block),),
         (num_rows, channels, x.stride(0), *strides, padded),
         {
-            "SCALES": x_scale is not None, "TWO_STEPS": many, "WEIGHTS": topk_weights is not None,
+            "SCALES": x_scale is not None, "TWO_STEPS": two_steps, "WEIGHTS": topk_weights is not None,
             "TOPK": topk, "PLACES": triton.next_power_of_2(topk), "BLOCK": block,
-            "TILES": max(4, block // TILE), "TILE": TILE, "APART": APART, "EARLY": early,
+            "TILES": max(4, block // TILE), "TILE": TILE, "APART": many and APART, "KEPT": many, "EARLY": early,
         }, num_warps=max(1, block * x.element_size() // (32 * (64 if many else 16))), **pdl,
     )  # fmt: skip
     tiles = channels // TILE
