@@ -19,11 +19,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kernels import _swiglu
 from kernels._pow2 import inverse_of, quantised, scale_of
 from kernels._quant import INF_BITS, magnitude_bits, quotient
 
-NARROW = tl.constexpr(32)  # channels at a time, where scales are no close powers of two
 LEAST_POWER = tl.constexpr((127 - 64) << 23)
 GREATEST_POWER = tl.constexpr((127 + 64) << 23)
 APART = tl.constexpr(14 << 23)  # of the exponents of a tile's scales
@@ -120,39 +118,97 @@ def retile_kernel(
     x_ptr, x_scale_ptr, counts_ptr, q_ptr, scale_ptr, lost_ptr,
     rows, channels, experts, stride_x, stride_sr, stride_sc, stride_q,
     EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr,
-    WORDS: tl.constexpr, PACK: tl.constexpr,
+    WORDS: tl.constexpr, PACK: tl.constexpr, NARROW: tl.constexpr,
 ):  # fmt: skip
-    blocks = channels // TILE
-    block = tl.program_id(0) % blocks
-    group = tl.program_id(0) // blocks
-    first = group * TILE
-    end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
+    """A tile a program.  NARROW: channels at a time, where scales are no close powers of two."""
+    tile = tl.program_id(0)
+    first = tile // (channels // TILE) * TILE
+    end = rows
+    if EXPERTS:
+        starts, ends, _ = _segments(counts_ptr, experts, EXPERTS)
+        end = _rows_end(starts, ends, rows, first)
     lost = 0
     if first < end:
-        x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
-        done = False
-        if PACK and POW2_SCALE:
-            columns = block * TILE + tl.arange(0, TILE)
-            x = x_ptr + tl.max_contiguous(columns, AT_ONCE)
-            q = q_ptr + columns.to(tl.int64) * stride_q + group * WORDS
-            new_scale = scale_ptr + group.to(tl.int64) * channels + columns
-            done, lost = _packed(
-                x, x_scale, q, new_scale, first, end, stride_x, stride_sr, WORDS
-            )  # fmt: skip
-        if not done:
-            lost = _tile(
-                x_ptr, x_scale, q_ptr, scale_ptr, block, group, end, channels, stride_x, stride_sr,
-                stride_q, POW2_SCALE, PACK, WORDS, TILE,
-            )  # fmt: skip
-    tl.store(lost_ptr + tl.program_id(0), lost)
+        lost = _retile(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels, stride_x, stride_sr, stride_sc,
+            stride_q, POW2_SCALE, AT_ONCE, TILE, WORDS, PACK, NARROW,
+        )  # fmt: skip
+    tl.store(lost_ptr + tile, lost)
+
+
+@triton.jit
+def lasting_retile_kernel(
+    x_ptr, x_scale_ptr, counts_ptr, q_ptr, scale_ptr, lost_ptr,
+    rows, channels, experts, stride_x, stride_sr, stride_sc, stride_q,
+    EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr,
+    WORDS: tl.constexpr, PACK: tl.constexpr, NARROW: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """PROGRAMS, which take tile after tile of those that have rows."""
+    mine = tl.program_id(0)
+    starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+    tiles = tl.cdiv(rows, TILE) * (channels // TILE)
+    taken = tl.minimum(last // TILE * (channels // TILE), tiles)
+    for tile in range(mine, taken, PROGRAMS):
+        # Once more for each tile: they would take registers all the time.
+        starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+        end = _rows_end(starts, ends, rows, tile // (channels // TILE) * TILE)
+        lost = _retile(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels, stride_x, stride_sr, stride_sc,
+            stride_q, POW2_SCALE, AT_ONCE, TILE, WORDS, PACK, NARROW,
+        )  # fmt: skip
+        tl.store(lost_ptr + tile, lost)
+    for start in range(taken + mine * TILE, tiles, PROGRAMS * TILE):
+        empty = start + tl.arange(0, TILE)
+        tl.store(lost_ptr + empty, tl.zeros((TILE,), tl.int32), mask=empty < tiles)
+
+
+@triton.jit
+def _retile(
+    x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels, stride_x, stride_sr, stride_sc,
+    stride_q, POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr,
+    WORDS: tl.constexpr, PACK: tl.constexpr, NARROW: tl.constexpr,
+):  # fmt: skip
+    """Re-tiles what has rows, in fp16 if that will do; returns how many numbers it lost."""
+    done, lost = False, 0
+    if PACK and POW2_SCALE:
+        done, lost = _packed(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+            stride_x, stride_sr, stride_sc, stride_q, AT_ONCE, TILE, WORDS,
+        )  # fmt: skip
+    if not done:
+        lost = _tile(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+            stride_x, stride_sr, stride_sc, stride_q, POW2_SCALE, PACK, WORDS, TILE, NARROW,
+        )  # fmt: skip
+    return lost
+
+
+@triton.jit
+def _segments(counts_ptr, experts, EXPERTS: tl.constexpr):
+    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, end of the last segment)."""
+    places = tl.arange(0, EXPERTS)
+    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
+    padded = (counts + 127) // 128 * 128
+    starts = tl.cumsum(padded, axis=0) - padded
+    return starts, starts + counts, tl.sum(padded, axis=0)
+
+
+@triton.jit
+def _rows_end(starts, ends, rows, first):
+    """End of the rows that stand with row ``first`` in one segment: behind those of all before it."""
+    return tl.minimum(tl.max(tl.where(starts <= first, ends, 0), axis=0), rows)
 
 
 @triton.jit
 def _tile(
-    x_ptr, x_scale, q_ptr, scale_ptr, block, group, end, channels, stride_x, stride_s, stride_q,
+    x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+    stride_x, stride_s, stride_sc, stride_q,
     POW2_SCALE: tl.constexpr, PACK: tl.constexpr, WORDS: tl.constexpr, TILE: tl.constexpr,
+    NARROW: tl.constexpr,
 ):  # fmt: skip
     """Re-tiles any numbers; returns how many of them the payloads do not give back."""
+    block, group = tile % (channels // TILE), tile // (channels // TILE)
+    x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
     lost = 0
     # Loops, few channels at a time, and everything read twice: that spares registers, of which a kernel
     # takes as many as its greediest path.
@@ -209,9 +265,19 @@ def _numbers(x, scale, row, end, stride_x, stride_s):
 
 
 @triton.jit
-def _packed(x, x_scale, q, new_scale, first, end, stride_x, stride_s, WORDS: tl.constexpr):
+def _packed(
+    x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+    stride_x, stride_s, stride_sc, stride_q,
+    AT_ONCE: tl.constexpr, TILE: tl.constexpr, WORDS: tl.constexpr,
+):  # fmt: skip
     """(whether the tile could be worked out in fp16, and was; how many numbers it lost)."""
-    row = first + tl.arange(0, WORDS) * 4
+    block, group = tile % (channels // TILE), tile // (channels // TILE)
+    x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
+    columns = block * TILE + tl.arange(0, TILE)
+    x = x_ptr + tl.max_contiguous(columns, AT_ONCE)
+    q = q_ptr + columns.to(tl.int64) * stride_q + group * WORDS
+    new_scale = scale_ptr + group.to(tl.int64) * channels + columns
+    row = group * TILE + tl.arange(0, WORDS) * 4
     # All loads before anything waits for one of them.
     v0, s0, e0 = _payloads(x, x_scale, row, end, stride_x, stride_s)
     v1, s1, e1 = _payloads(x, x_scale, row + 1, end, stride_x, stride_s)

@@ -11,16 +11,18 @@ accesses that bytes would take, and stored 16 bytes a thread along tokens.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
 from triton import knobs
 
 from kernels import _check, _swiglu
-from kernels._device import Plan, Plans, layout
+from kernels._device import Plan, Plans, layout, num_sms
 from kernels._pow2 import inverse_of, scale_of
 from kernels._quant import magnitude_bits, quotient
-from kernels._retile import retile_kernel
+from kernels._retile import lasting_retile_kernel, retile_kernel
 
 TILE = 128
 WORDS = TILE // 4
@@ -28,6 +30,23 @@ VECTOR = 16  # channels that a thread may read at once
 CHANNELS = 64  # of a program, for bf16; for e4m3 TILE
 AT_ONCE = {torch.bfloat16: 4, torch.float8_e4m3fn: 4}  # channels that a thread reads
 WARPS = 4
+
+
+class Retile(NamedTuple):
+    """How tiles of e4m3 are worked on.  registers: of a thread, at most.  narrow: channels at a time that
+    fp16 does not do for, few enough that no register spills.  resident: programs that a multiprocessor
+    holds, which take tile after tile; 0 for a program a tile."""
+
+    warps: int
+    registers: int
+    narrow: int
+    resident: int = 0
+
+
+EACH, LASTING = Retile(8, 64, 16), Retile(4, 128, 32, 4)
+SPARSE = (
+    2048  # rows of the buffer for each expert, from which on most may be nobody's: a rank's slice
+)
 
 _plans = Plans()
 
@@ -177,10 +196,16 @@ def _checked_plan(
         "PACK": not knobs.runtime.interpret,  # the interpreter knows no inline PTX
     }  # fmt: skip
     if x_scale is not None:
+        tiles = groups * (channels // TILE)
+        config = LASTING if experts and rows >= SPARSE * experts else EACH
+        programs = config.resident * num_sms(x.device)
+        if programs >= tiles:
+            config, programs = EACH, 0
         return Plan(
-            retile_kernel, (groups * (channels // TILE),),
-            (rows, channels, experts, x.stride(0), *strides, groups * WORDS), constants,
-            num_warps=WARPS,
+            lasting_retile_kernel if programs else retile_kernel, (programs or tiles,),
+            (rows, channels, experts, x.stride(0), *strides, groups * WORDS),
+            constants | {"NARROW": config.narrow} | ({"PROGRAMS": programs} if programs else {}),
+            num_warps=config.warps, maxnreg=config.registers,
         )  # fmt: skip
     return Plan(
         _act_quant_transpose_kernel, (groups * triton.cdiv(channels, CHANNELS),),
