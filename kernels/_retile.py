@@ -200,6 +200,13 @@ def _rows_end(starts, ends, rows, first):
 
 
 @triton.jit
+def _place(tile, blocks, x_scale_ptr, stride_sc):
+    """(block of channels, group of tokens, scales of this block)."""
+    block = tile % blocks
+    return block, tile // blocks, x_scale_ptr + block.to(tl.int64) * stride_sc
+
+
+@triton.jit
 def _tile(
     x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
     stride_x, stride_s, stride_sc, stride_q,
@@ -207,8 +214,7 @@ def _tile(
     NARROW: tl.constexpr,
 ):  # fmt: skip
     """Re-tiles any numbers; returns how many of them the payloads do not give back."""
-    block, group = tile % (channels // TILE), tile // (channels // TILE)
-    x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
+    block, group, x_scale = _place(tile, channels // TILE, x_scale_ptr, stride_sc)
     lost = 0
     # Loops, few channels at a time, and everything read twice: that spares registers, of which a kernel
     # takes as many as its greediest path.
@@ -271,8 +277,7 @@ def _packed(
     AT_ONCE: tl.constexpr, TILE: tl.constexpr, WORDS: tl.constexpr,
 ):  # fmt: skip
     """(whether the tile could be worked out in fp16, and was; how many numbers it lost)."""
-    block, group = tile % (channels // TILE), tile // (channels // TILE)
-    x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
+    block, group, x_scale = _place(tile, channels // TILE, x_scale_ptr, stride_sc)
     columns = block * TILE + tl.arange(0, TILE)
     x = x_ptr + tl.max_contiguous(columns, AT_ONCE)
     q = q_ptr + columns.to(tl.int64) * stride_q + group * WORDS

@@ -11,7 +11,7 @@ accesses that bytes would take, and stored 16 bytes a thread along tokens.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -43,10 +43,9 @@ class Retile(NamedTuple):
     resident: int = 0
 
 
-EACH, LASTING = Retile(8, 64, 16), Retile(4, 128, 32, 4)
-SPARSE = (
-    2048  # rows of the buffer for each expert, from which on most may be nobody's: a rank's slice
-)
+EACH, LASTING = Retile(8, 64, 16), Retile(8, 128, 32, 2)
+INTERPRETED = 32  # instead of narrow, in the interpreter, where registers cost nothing and steps do
+SPARSE = 2048  # rows of the buffer for each expert from which on most may be nobody's, as on a rank
 
 _plans = Plans()
 
@@ -190,25 +189,32 @@ def _checked_plan(
     _check.runnable("x", x, *_swiglu.present(x_scale=x_scale, counts=counts))
     groups = triton.cdiv(rows, TILE)
     experts, padded_experts = _swiglu.experts(counts)
-    constants = {
+    constants: dict[str, Any] = {
         "EXPERTS": padded_experts, "POW2_SCALE": pow2_scale, "AT_ONCE": AT_ONCE[x.dtype],
         "TILE": TILE, "WORDS": WORDS,
         "PACK": not knobs.runtime.interpret,  # the interpreter knows no inline PTX
     }  # fmt: skip
     if x_scale is not None:
-        tiles = groups * (channels // TILE)
-        config = LASTING if experts and rows >= SPARSE * experts else EACH
-        programs = config.resident * num_sms(x.device)
-        if programs >= tiles:
-            config, programs = EACH, 0
-        return Plan(
-            lasting_retile_kernel if programs else retile_kernel, (programs or tiles,),
-            (rows, channels, experts, x.stride(0), *strides, groups * WORDS),
-            constants | {"NARROW": config.narrow} | ({"PROGRAMS": programs} if programs else {}),
-            num_warps=config.warps, maxnreg=config.registers,
-        )  # fmt: skip
+        scalars = (rows, channels, experts, x.stride(0), *strides, groups * WORDS)
+        return _retile_plan(x.device, scalars, constants)
     return Plan(
         _act_quant_transpose_kernel, (groups * triton.cdiv(channels, CHANNELS),),
         (rows, channels, experts, x.stride(0), groups * WORDS),
         {"CHANNELS": CHANNELS} | constants, num_warps=WARPS,
     )  # fmt: skip
+
+
+def _retile_plan(device: torch.device, scalars: tuple[int, ...], constants: dict[str, Any]) -> Plan:
+    """The launch for e4m3.  scalars: rows, channels, experts and strides, as the kernels take them."""
+    rows, channels, experts = scalars[:3]
+    tiles = triton.cdiv(rows, TILE) * (channels // TILE)
+    config = LASTING if experts and rows >= SPARSE * experts else EACH
+    programs = config.resident * num_sms(device)
+    if programs >= tiles:
+        config, programs = EACH, 0
+    constants = constants | {"NARROW": config.narrow if constants["PACK"] else INTERPRETED}
+    options = {"num_warps": config.warps, "maxnreg": config.registers}
+    if programs:
+        constants = constants | {"PROGRAMS": programs}
+        return Plan(lasting_retile_kernel, (programs,), scalars, constants, **options)
+    return Plan(retile_kernel, (tiles,), scalars, constants, **options)
