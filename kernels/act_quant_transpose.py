@@ -45,6 +45,9 @@ class Retile(NamedTuple):
 
 EACH, LASTING = Retile(8, 64, 16), Retile(8, 128, 32, 2)
 INTERPRETED = 32  # instead of narrow, in the interpreter, where registers cost nothing and steps do
+LEAST_EXPERTS = (
+    256  # counts that a program adds up: with one a thread no register spills for Triton 3.7
+)
 SPARSE = 2048  # rows of the buffer for each expert from which on most may be nobody's, as on a rank
 
 _plans = Plans()
@@ -213,6 +216,8 @@ def _retile_plan(device: torch.device, scalars: tuple[int, ...], constants: dict
     if programs >= tiles:
         config, programs = EACH, 0
     constants = constants | {"NARROW": config.narrow if constants["PACK"] else INTERPRETED}
+    if experts:
+        constants = constants | {"EXPERTS": max(LEAST_EXPERTS, constants["EXPERTS"])}
     options = {"num_warps": config.warps, "maxnreg": config.registers}
     if programs:
         constants = constants | {"PROGRAMS": programs}
