@@ -4,7 +4,8 @@ Plan: one program takes 128 tokens by 128 channels, which is one tile of each.  
 rows, the rows r = 0, 1, 2, 3 mod 4, some channels a thread, so that each thread has four tokens of a
 channel at hand: their payloads are one word, made without any exchange.  The words are then transposed
 through shared memory, a quarter of the accesses that bytes would take, and stored 16 bytes a thread
-along tokens.
+along tokens.  Where most tiles may have no rows, as many programs as fit take tile after tile of those that
+have, since finding none takes a program as long as a good part of a tile.
 
 Instructions, not bytes, are what it would wait for.  Where the scales of a tile, old and new, are powers
 of two, and the old ones none more than 2^14 below the largest, everything up to the payload is exact in

@@ -45,9 +45,8 @@ class Retile(NamedTuple):
 
 EACH, LASTING = Retile(8, 64, 16), Retile(8, 128, 32, 2)
 INTERPRETED = 32  # instead of narrow, in the interpreter, where registers cost nothing and steps do
-LEAST_EXPERTS = (
-    256  # counts that a program adds up: with one a thread no register spills for Triton 3.7
-)
+# Counts that a program adds up at least: with one a thread no register spills, for Triton 3.7 either.
+LEAST_EXPERTS = 256
 SPARSE = 2048  # rows of the buffer for each expert from which on most may be nobody's, as on a rank
 
 _plans = Plans()
