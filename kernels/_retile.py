@@ -122,29 +122,83 @@ def retile_kernel(
     EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr,
     WORDS: tl.constexpr, PACK: tl.constexpr,
 ):  # fmt: skip
-    blocks = channels // TILE
-    block = tl.program_id(0) % blocks
-    group = tl.program_id(0) // blocks
-    first = group * TILE
+    """A tile a program."""
+    tile = tl.program_id(0)
+    first = tile // (channels // TILE) * TILE
     end = _swiglu.rows_end(counts_ptr, rows, experts, first, EXPERTS)
     lost = 0
     if first < end:
-        x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
-        done = False
-        if PACK and POW2_SCALE:
-            columns = block * TILE + tl.arange(0, TILE)
-            x = x_ptr + tl.max_contiguous(columns, AT_ONCE)
-            q = q_ptr + columns.to(tl.int64) * stride_q + group * WORDS
-            new_scale = scale_ptr + group.to(tl.int64) * channels + columns
-            done, lost = _packed(
-                x, x_scale, q, new_scale, first, end, stride_x, stride_sr, WORDS
-            )  # fmt: skip
-        if not done:
-            lost = _tile(
-                x_ptr, x_scale, q_ptr, scale_ptr, block, group, end, channels, stride_x, stride_sr,
-                stride_q, POW2_SCALE, PACK, WORDS, TILE,
-            )  # fmt: skip
-    tl.store(lost_ptr + tl.program_id(0), lost)
+        lost = _retile(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+            stride_x, stride_sr, stride_sc, stride_q, POW2_SCALE, AT_ONCE, TILE, WORDS, PACK,
+        )  # fmt: skip
+    tl.store(lost_ptr + tile, lost)
+
+
+@triton.jit
+def lasting_retile_kernel(
+    x_ptr, x_scale_ptr, counts_ptr, q_ptr, scale_ptr, lost_ptr,
+    rows, channels, experts, stride_x, stride_sr, stride_sc, stride_q,
+    EXPERTS: tl.constexpr, POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr,
+    WORDS: tl.constexpr, PACK: tl.constexpr, PROGRAMS: tl.constexpr,
+):  # fmt: skip
+    """PROGRAMS, which take tile after tile of those that have rows."""
+    mine = tl.program_id(0)
+    starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+    tiles = tl.cdiv(rows, TILE) * (channels // TILE)
+    taken = tl.minimum(last // TILE * (channels // TILE), tiles)
+    for tile in range(mine, taken, PROGRAMS):
+        # Once more for each tile: they would take registers all the time.
+        starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+        first = tile // (channels // TILE) * TILE
+        # Behind the rows of all segments that begin before it.
+        end = tl.minimum(tl.max(tl.where(starts <= first, ends, 0), axis=0), rows)
+        lost = _retile(
+            x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+            stride_x, stride_sr, stride_sc, stride_q, POW2_SCALE, AT_ONCE, TILE, WORDS, PACK,
+        )  # fmt: skip
+        tl.store(lost_ptr + tile, lost)
+    for start in range(taken + mine * TILE, tiles, PROGRAMS * TILE):
+        empty = start + tl.arange(0, TILE)
+        tl.store(lost_ptr + empty, tl.zeros((TILE,), tl.int32), mask=empty < tiles)
+
+
+@triton.jit
+def _segments(counts_ptr, experts, EXPERTS: tl.constexpr):
+    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, end of the last segment)."""
+    places = tl.arange(0, EXPERTS)
+    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
+    padded = (counts + 127) // 128 * 128
+    starts = tl.cumsum(padded, axis=0) - padded
+    return starts, starts + counts, tl.sum(padded, axis=0)
+
+
+@triton.jit
+def _retile(
+    x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
+    stride_x, stride_sr, stride_sc, stride_q,
+    POW2_SCALE: tl.constexpr, AT_ONCE: tl.constexpr, TILE: tl.constexpr, WORDS: tl.constexpr,
+    PACK: tl.constexpr,
+):  # fmt: skip
+    """Re-tiles a tile that has rows, in fp16 if that will do; returns how many numbers it lost."""
+    blocks = channels // TILE
+    block, group = tile % blocks, tile // blocks
+    x_scale = x_scale_ptr + block.to(tl.int64) * stride_sc
+    done, lost = False, 0
+    if PACK and POW2_SCALE:
+        columns = block * TILE + tl.arange(0, TILE)
+        x = x_ptr + tl.max_contiguous(columns, AT_ONCE)
+        q = q_ptr + columns.to(tl.int64) * stride_q + group * WORDS
+        new_scale = scale_ptr + group.to(tl.int64) * channels + columns
+        done, lost = _packed(
+            x, x_scale, q, new_scale, group * TILE, end, stride_x, stride_sr, WORDS
+        )  # fmt: skip
+    if not done:
+        lost = _tile(
+            x_ptr, x_scale, q_ptr, scale_ptr, block, group, end, channels, stride_x, stride_sr,
+            stride_q, POW2_SCALE, PACK, WORDS, TILE,
+        )  # fmt: skip
+    return lost
 
 
 @triton.jit

@@ -17,10 +17,10 @@ import triton.language as tl
 from triton import knobs
 
 from kernels import _check, _swiglu
-from kernels._device import Plan, Plans, layout
+from kernels._device import Plan, Plans, layout, num_sms
 from kernels._pow2 import inverse_of, scale_of
 from kernels._quant import magnitude_bits, quotient
-from kernels._retile import retile_kernel
+from kernels._retile import lasting_retile_kernel, retile_kernel
 
 TILE = 128
 WORDS = TILE // 4
@@ -28,6 +28,10 @@ VECTOR = 16  # channels that a thread may read at once
 CHANNELS = 64  # of a program, for bf16; for e4m3 TILE
 AT_ONCE = {torch.bfloat16: 4, torch.float8_e4m3fn: 4}  # channels that a thread reads
 WARPS = 4
+# Of e4m3, rows of the buffer for each expert from which on most may be nobody's, as on a rank: then this
+# many programs a multiprocessor last, and take tile after tile of those that have rows.
+SPARSE, LASTING = 2048, 3
+REGISTERS = 168  # a thread, which that many leave room for
 
 _plans = Plans()
 
@@ -177,11 +181,15 @@ def _checked_plan(
         "PACK": not knobs.runtime.interpret,  # the interpreter knows no inline PTX
     }  # fmt: skip
     if x_scale is not None:
-        return Plan(
-            retile_kernel, (groups * (channels // TILE),),
-            (rows, channels, experts, x.stride(0), *strides, groups * WORDS), constants,
-            num_warps=WARPS,
-        )  # fmt: skip
+        tiles = groups * (channels // TILE)
+        scalars = (rows, channels, experts, x.stride(0), *strides, groups * WORDS)
+        programs = LASTING * num_sms(x.device)
+        if experts and rows >= SPARSE * experts and tiles > programs:
+            return Plan(
+                lasting_retile_kernel, (programs,), scalars, constants | {"PROGRAMS": programs},
+                num_warps=WARPS, maxnreg=REGISTERS,
+            )  # fmt: skip
+        return Plan(retile_kernel, (tiles,), scalars, constants, num_warps=WARPS)
     return Plan(
         _act_quant_transpose_kernel, (groups * triton.cdiv(channels, CHANNELS),),
         (rows, channels, experts, x.stride(0), groups * WORDS),

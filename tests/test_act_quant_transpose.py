@@ -15,6 +15,8 @@ from benchmarks.cases._data import values
 from benchmarks.cases._expert_rows import taken_rows
 from benchmarks.cases.act_quant_transpose import ActQuantTranspose, defined
 from benchmarks.compare import Exact, assert_equal
+from kernels import act_quant_transpose as kernel
+from kernels._device import Plans, sm_limit
 from kernels.act_quant import act_quant
 from kernels.act_quant_transpose import act_quant_transpose
 from reference_impl import act_quant_transpose as reference
@@ -62,6 +64,25 @@ def test_it_is_act_quant_of_the_transpose(
     # Behind the last token lies zero, whatever its tile's scale is: TMA may read it.
     behind = q_t.view(BYTE).as_strided((48, 56), (256, 1), q_t.storage_offset() + 200)
     assert not behind.any()
+
+
+@pytest.mark.parametrize("pow2", [False, True])
+@pytest.mark.parametrize("kind", ["uniform", "dropped", "none"])
+def test_lasting_programs(
+    kind: str, pow2: bool, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few that take tile after tile, most of them without rows, whose losses are zero."""
+    case = ActQuantTranspose(
+        t=70, c=256, e=4, k=2, x="e4m3", pow2=pow2, routing=kind, scales="spread"
+    )
+    arguments = case.inputs(device)
+    monkeypatch.setattr(kernel, "SPARSE", 0)
+    monkeypatch.setattr(kernel, "_plans", Plans())
+    with guarded(monkeypatch), sm_limit(1):
+        got = act_quant_transpose(**arguments)
+    want = reference.act_quant_transpose(**arguments)
+    names = list(NAMES)
+    assert_equal(defined(arguments, got), defined(arguments, want), Exact(), names=names)
 
 
 def exact_values(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

@@ -25,9 +25,10 @@ NAMES = ("rows", "rows_scale", "row_weight")
 
 
 def in_two_steps(*arguments: Any, **options: Any) -> Any:
-    """``permute`` as it is with many tokens, however few there are."""
+    """``permute`` as it is with many tokens, however few there are, with loops of several steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, "MANY", 0)
+        patch.setattr(kernel, "QUADS", 2)
         patch.setattr(kernel, "_plans", Plans())
         return kernel.permute(*arguments, **options)
 
@@ -94,6 +95,18 @@ def test_two_steps_give_the_rows_of_one(kind: str, x: str, device: str) -> None:
     arguments = case.inputs(device)
     one, two = (defined(arguments, f(**arguments)) for f in (permute, in_two_steps))
     assert_equal(two, one, Exact(), names=list(NAMES))
+
+
+@pytest.mark.parametrize("h", [128, 384, 640, 1152])
+def test_two_steps_keep_to_their_tiles(
+    h: int, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of numbers of tiles that are no multiple of 4, which is how the second step reads them."""
+    arguments = Permute(t=4, h=h, e=4, k=2).inputs(device)
+    with guarded(monkeypatch):
+        two = in_two_steps(**arguments)
+    want = reference.permute(**arguments)
+    assert_equal(defined(arguments, two), defined(arguments, want), Exact(), names=list(NAMES))
 
 
 @BOTH

@@ -12,6 +12,8 @@ import torch
 from benchmarks.cases.unpermute import Unpermute, UnpermuteAdd
 from benchmarks.cases.unpermute_backward import UnpermuteBackward
 from benchmarks.compare import Exact, assert_equal
+from kernels import unpermute as kernel
+from kernels._device import Plans
 from kernels.unpermute import unpermute
 from kernels.unpermute_backward import unpermute_backward
 from reference_impl import unpermute as reference
@@ -25,9 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 BF16 = torch.bfloat16
+
+
+def by_whole_tokens(*arguments: Any, **options: Any) -> Any:
+    """``unpermute`` as it is with many tokens, however few there are, two steps a program."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "MANY", 0)
+        patch.setattr(kernel, "STEPS", 2)
+        patch.setattr(kernel, "_plans", Plans())
+        return kernel.unpermute(*arguments, **options)
+
+
 BOTH = pytest.mark.parametrize(
-    "function", [unpermute, reference.unpermute], ids=["kernel", "reference"]
-)
+    "function", [unpermute, by_whole_tokens, reference.unpermute],
+    ids=["kernel", "kernel by whole tokens", "reference"],
+)  # fmt: skip
 BACKWARDS = pytest.mark.parametrize(
     "function",
     [unpermute_backward, reference_backward.unpermute_backward],
@@ -137,6 +151,17 @@ def test_an_addend_is_a_sum_afterwards(
     assert_equal(got, function(**arguments) + addend, Exact())
     assert torch.equal(got[nowhere][:, 2:], addend[nowhere][:, 2:])
     assert not torch.equal(got, function(**arguments))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("h", [128, 1152, 2176, 4224])
+def test_whole_tokens(h: int, weighted: bool, device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps that end inside, at and past the last channel."""
+    case = Unpermute(t=6, h=h, e=8, k=3, weights=weighted, routing="dropped")
+    arguments = case.inputs(device)
+    want = reference.unpermute(**arguments)
+    with guarded(monkeypatch):
+        assert_equal(by_whole_tokens(**arguments), want, Exact())
 
 
 @pytest.mark.parametrize("weighted", [False, True])
