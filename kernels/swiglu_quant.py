@@ -25,6 +25,7 @@ MOST_TILES = 8  # of a program
 ENOUGH = 8192  # programs, before one takes several tiles
 PROGRAMS = 16  # a multiprocessor, over the rows of experts: what REGISTERS leave room for
 REGISTERS = 64
+LEAST_EXPERTS = 32 * WARPS  # counts that a program adds up: with one a thread no register spills
 STAGES = 3  # tiles whose loads are under way, where a program has several
 
 _plans = Plans()
@@ -156,6 +157,7 @@ def _checked_plan(
     _check.runnable("gate_up", gate_up, *others)
     experts, padded_experts = _swiglu.experts(counts)
     if experts:
+        padded_experts = max(LEAST_EXPERTS, padded_experts)
         tiles = 0
         programs = min(groups * (channels // TILE), PROGRAMS * num_sms(gate_up.device))
     else:

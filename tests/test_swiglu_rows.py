@@ -12,7 +12,6 @@ from benchmarks.cases.swiglu_quant import SwigluQuant
 from benchmarks.cases.swiglu_quant_backward import SwigluQuantBackward
 from benchmarks.compare import Exact, assert_equal, compare
 from kernels import swiglu_quant as forward_module
-from kernels import swiglu_quant_backward as backward_module
 from kernels._device import sm_limit
 from kernels.swiglu_quant import swiglu_quant
 from kernels.swiglu_quant_backward import swiglu_quant_backward
@@ -150,23 +149,18 @@ def test_a_row_has_the_same_bits_in_any_batch_and_however_many_tiles_a_program_t
 def test_results_are_the_same_however_many_programs_share_the_rows(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes: dict[str, Any] = {"t": 11, "c": 384, "e": 3, "k": 2, "weights": True}
-    cases: Any = (
-        (forward_module, swiglu_quant, SwigluQuant(**sizes)),
-        (backward_module, swiglu_quant_backward, SwigluQuantBackward(**sizes)),
-    )
-    for module, function, case in cases:
-        arguments: dict[str, Any] = case.inputs(device)
-        taken = taken_rows(arguments["counts"], case.rows, device)
-        whole = [at(part, taken) for part in function(**arguments)]
-        # One program, and a few, of which each has some groups of rows and parts of others.
-        for limit, programs in ((1, 1), (7, 1)):
-            monkeypatch.setattr(module, "PROGRAMS", programs)
-            module._plans.clear()
-            with sm_limit(limit):
-                for part, want in zip(function(**arguments), whole, strict=True):
-                    assert_equal(at(part, taken), want, Exact())
-        module._plans.clear()
+    """One program, and a few, of which each has some groups of rows and parts of others."""
+    case = SwigluQuant(t=11, c=384, e=3, k=2, weights=True)
+    arguments = case.inputs(device)
+    taken = taken_rows(arguments["counts"], case.rows, device)
+    whole = [at(part, taken) for part in swiglu_quant(**arguments)]
+    monkeypatch.setattr(forward_module, "PROGRAMS", 1)
+    for limit in (1, 7):
+        forward_module._plans.clear()
+        with sm_limit(limit):
+            for part, want in zip(swiglu_quant(**arguments), whole, strict=True):
+                assert_equal(at(part, taken), want, Exact())
+    forward_module._plans.clear()
 
 
 def test_views(device: str) -> None:
