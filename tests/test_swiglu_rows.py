@@ -12,7 +12,7 @@ from benchmarks.cases.swiglu_quant import SwigluQuant
 from benchmarks.cases.swiglu_quant_backward import SwigluQuantBackward
 from benchmarks.compare import Exact, assert_equal, compare
 from kernels import swiglu_quant as forward_module
-from kernels._device import sm_limit
+from kernels._device import recording, sm_limit
 from kernels.swiglu_quant import swiglu_quant
 from kernels.swiglu_quant_backward import swiglu_quant_backward
 from reference_impl import swiglu_quant as reference
@@ -161,6 +161,15 @@ def test_results_are_the_same_however_many_programs_share_the_rows(
             for part, want in zip(swiglu_quant(**arguments), whole, strict=True):
                 assert_equal(at(part, taken), want, Exact())
     forward_module._plans.clear()
+
+
+def test_a_masked_buffer_of_the_same_shape_has_a_plan_of_its_own() -> None:
+    rows = torch.empty(2 * 128, 256, dtype=torch.bfloat16, device="meta")
+    counts = torch.empty(2, dtype=torch.int32, device="meta")
+    with recording() as launches:
+        for capacity in (None, 128):
+            swiglu_quant(rows, counts=counts, capacity=capacity)
+    assert [launch.options["MASKED"] for launch in launches] == [False, True]
 
 
 def test_views(device: str) -> None:
