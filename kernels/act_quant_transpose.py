@@ -32,6 +32,8 @@ WARPS = 4
 # many programs a multiprocessor last, and take tile after tile of those that have rows.
 SPARSE, LASTING = 2048, 3
 REGISTERS = 168  # a thread, which that many leave room for
+# Counts that each of them adds up at least: with fewer than two a thread ptxas makes half as much code again.
+LEAST_EXPERTS = 256
 
 _plans = Plans()
 
@@ -186,7 +188,8 @@ def _checked_plan(
         programs = LASTING * num_sms(x.device)
         if experts and rows >= SPARSE * experts and tiles > programs:
             return Plan(
-                lasting_retile_kernel, (programs,), scalars, constants | {"PROGRAMS": programs},
+                lasting_retile_kernel, (programs,), scalars,
+                constants | {"PROGRAMS": programs, "EXPERTS": max(LEAST_EXPERTS, padded_experts)},
                 num_warps=WARPS, maxnreg=REGISTERS,
             )  # fmt: skip
         return Plan(retile_kernel, (tiles,), scalars, constants, num_warps=WARPS)
