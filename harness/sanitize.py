@@ -23,7 +23,7 @@ import re
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -185,7 +185,7 @@ def examine(
 ) -> list[Finding]:  # fmt: skip
     """Every tool on every operator, ``jobs`` operators at a time, with a line as each ends.
 
-    keep: called with each finding, in order.
+    keep: called with each finding once its operator is done, so that a slow one holds up no other.
     """
 
     def one(stem: str) -> list[Finding]:
@@ -199,12 +199,12 @@ def examine(
             print(f"{stem} {tool}: {said(found[-1])} ({found[-1].seconds:.0f} s)", flush=True)
         return found
 
-    every: list[Finding] = []
     with ThreadPoolExecutor(jobs) as pool:
-        for finding in (finding for found in pool.map(one, stems) for finding in found):
-            keep(finding)
-            every.append(finding)
-    return every
+        running = [pool.submit(one, stem) for stem in stems]
+        for done in as_completed(running):
+            for finding in done.result():
+                keep(finding)
+    return [finding for done in running for finding in done.result()]
 
 
 def said(one: Finding) -> str:

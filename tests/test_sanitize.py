@@ -174,10 +174,12 @@ def test_operators_at_a_time_change_no_order(monkeypatch: pytest.MonkeyPatch) ->
         return sanitize.Finding(tool or "none", stem, 0, "")
 
     monkeypatch.setattr(sanitize, "run", run)
-    found = sanitize.examine(["a", "b"], ["memcheck", "synccheck"], "x", 2)
+    kept: list[sanitize.Finding] = []
+    found = sanitize.examine(["a", "b"], ["memcheck", "synccheck"], "x", 2, kept.append)
     assert [(one.operator, one.tool) for one in found] == [
         (stem, tool) for stem in "ab" for tool in ("memcheck", "synccheck")
     ]
+    assert [one.operator for one in kept] == ["b", "b", "a", "a"]  # as they end
 
 
 def test_the_command_line(
