@@ -6,7 +6,7 @@ programs until that kernel is complete and its writes can be read.  So a launch 
 the kernel before instead of behind it.
 
 It is for a layer that launches one short kernel after the other (kernels._device.chained); elsewhere
-kernels are launched as always.  Three rules make it safe:
+an operator's first kernel is launched as always.  Three rules make it safe:
 
 - a program lets the next kernel start only after it has waited itself.  So when a kernel starts, all
   before the last one are complete, and chains of early starts do not take the multiprocessors from what
@@ -28,34 +28,32 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels._device import in_chain
 
-# What a kernel does in a chain.  OPEN: as soon as its last programs run, those of the next kernel take
-# what room is left.  WAITS: these come when its own have ended.  READS: as OPEN, but waits behind its first
-# reads, in a place of its own.
-OFF, WAITS, OPEN, READS = 0, 1, 2, 3
+# What a kernel does in a chain.  OPEN: waits first; as soon as its last programs run, those of the next
+# kernel take what room is left.  READS: the same, but waits behind its first reads, in a place of its own.
+OFF, OPEN, READS = 0, 1, 2
 MODES = {
     "act_quant": OPEN,
-    "topk_gate": READS,
+    "topk_gate": READS,  # of the caller's logits: it is never the first
     "expert_slots": OPEN,
     "permute": OPEN,
     "grouped_gemm": READS,
     "swiglu_quant": READS,
-    "unpermute": OFF,  # it also waits for another stream, by an event
+    "unpermute": OFF,  # it gained nothing: it waits for the shared expert as well
 }
 
 
 @triton.jit
 def begin(CHAIN: tl.constexpr):
     """To be called before anything else that a kernel does.  CHAIN: of :func:`mode`."""
-    if CHAIN == 1 or CHAIN == 2:  # noqa: PLR1714 (Triton knows no ``in``)
+    if CHAIN == 1:
         gdc_wait()
-    if CHAIN == 2:
         gdc_launch_dependents()
 
 
 @triton.jit
 def later(CHAIN: tl.constexpr):
     """To be called where a kernel can be READS: before it writes, or reads what the last kernel wrote."""
-    if CHAIN == 3:
+    if CHAIN == 2:
         gdc_wait()
         gdc_launch_dependents()
 

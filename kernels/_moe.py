@@ -129,6 +129,8 @@ def masked(
     capacity: int,
 ) -> torch.Tensor:  # fmt: skip
     """From the tokens to the tokens through a masked buffer [E, C, ...]."""
+    if not x.shape[0]:
+        return torch.empty_like(x)
     x_q, x_scale = act_quant(x, pow2_scale=True)
     # Beside the routing's small kernels, which leave the memory idle.
     with beside(x.device) as joined:

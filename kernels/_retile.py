@@ -144,12 +144,12 @@ def lasting_retile_kernel(
 ):  # fmt: skip
     """PROGRAMS, which take tile after tile of those that have rows."""
     mine = tl.program_id(0)
-    starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+    starts, ends, groups = _segments(counts_ptr, experts, rows, EXPERTS)
     tiles = tl.cdiv(rows, TILE) * (channels // TILE)
-    taken = tl.minimum(last // TILE * (channels // TILE), tiles)
+    taken = groups * (channels // TILE)
     for tile in range(mine, taken, PROGRAMS):
         # Once more for each tile: they would take registers all the time.
-        starts, ends, last = _segments(counts_ptr, experts, EXPERTS)
+        starts, ends, groups = _segments(counts_ptr, experts, rows, EXPERTS)
         first = tile // (channels // TILE) * TILE
         # Behind the rows of all segments that begin before it.
         end = tl.minimum(tl.max(tl.where(starts <= first, ends, 0), axis=0), rows)
@@ -164,13 +164,17 @@ def lasting_retile_kernel(
 
 
 @triton.jit
-def _segments(counts_ptr, experts, EXPERTS: tl.constexpr):
-    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, end of the last segment)."""
+def _segments(counts_ptr, experts, rows, EXPERTS: tl.constexpr):
+    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, groups of 128 rows in all).
+
+    Negative counts are 0, large ones end with the ``rows`` of the buffer.
+    """
     places = tl.arange(0, EXPERTS)
-    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
-    padded = (counts + 127) // 128 * 128
-    starts = tl.cumsum(padded, axis=0) - padded
-    return starts, starts + counts, tl.sum(padded, axis=0)
+    counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
+    counts = tl.minimum(counts, rows)
+    groups = (counts + 127) // 128
+    starts = (tl.cumsum(groups, axis=0) - groups) * 128
+    return starts, starts + counts, tl.minimum(tl.sum(groups, axis=0), tl.cdiv(rows, 128))
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""Persistent programs over the rows of experts: work is counted in groups of rows that are there.
+"""Work over the rows of experts, counted in groups of rows that are there.
 
 A buffer is made for the worst routing, so most of it has no rows, and a program for each part of it
 would find nothing to do.  Here groups of ROWS rows, none of two experts, are numbered expert by expert,
@@ -13,19 +13,28 @@ import triton.language as tl
 
 @triton.jit
 def groups(
-    counts_ptr, experts, capacity,
+    counts_ptr, experts, rows, capacity,
     ROWS: tl.constexpr, EXPERTS: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """([EXPERTS] rows of each expert, [EXPERTS] groups of the experts up to each); the last is their sum.
+    """([EXPERTS] rows of each expert, [EXPERTS] groups of the experts up to each).
 
     counts_ptr: [experts] int32.  EXPERTS: experts, up to a power of two.  MASKED: at most ``capacity`` of
-    an expert's rows are there (docs/decisions/0004).
+    an expert's rows are there (docs/decisions/0004).  Counts that make no sense name no row outside the
+    ``rows`` of the buffer: negative ones are 0, large ones end with it.
     """
     places = tl.arange(0, EXPERTS)
     counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
-    if MASKED:
-        counts = tl.minimum(counts, capacity)
+    counts = tl.minimum(counts, capacity if MASKED else rows)
     return counts, tl.cumsum((counts + ROWS - 1) // ROWS, axis=0)
+
+
+@triton.jit
+def total(lasts, rows, ROWS: tl.constexpr, MASKED: tl.constexpr):
+    """How many groups there are; of segments no more than the buffer has room for."""
+    found = tl.max(lasts, axis=0)
+    if not MASKED:
+        found = tl.minimum(found, tl.cdiv(rows, ROWS))
+    return found
 
 
 @triton.jit
@@ -46,7 +55,9 @@ def find(
     own = (firsts <= group) & (group < lasts)
     left = tl.sum(tl.where(own, counts - (group - firsts) * ROWS, 0), axis=0)
     first = group * ROWS + more
-    return first, tl.minimum(first + left, rows)
+    # Behind the buffer, where counts say so, or their sums are no numbers of 32 bits.
+    first = tl.where((first >= 0) & (first < rows), first, rows)
+    return first, first + tl.minimum(left, rows - first)
 
 
 @triton.jit

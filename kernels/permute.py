@@ -270,6 +270,7 @@ def _plan_of(
     tiles = channels // TILE
     if not two_steps:
         return PermutePlan(move, None, None, tokens, tiles)
+    # Not early: all before it is complete then, of which the next kernel reads before it waits.
     clear = Plan(
         _clear_kernel, (triton.cdiv(num_rows, CLEARED),), (num_rows,),
         {"BLOCK": CLEARED, "EARLY": early}, num_warps=4,

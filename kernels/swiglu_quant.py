@@ -41,16 +41,20 @@ def _swiglu_quant_kernel(
 ):  # fmt: skip
     _chain.begin(CHAIN)
     if EXPERTS:
-        counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+        counts, lasts = _units.groups(
+            counts_ptr, experts, rows, capacity, ROWS, EXPERTS, MASKED
+        )  # fmt: skip
         # A program's share of all tiles there are, those of one group of rows after the other's.
         tiles = channels // TILE
-        begin, stop = _units.share(tl.max(lasts, axis=0) * tiles)
+        begin, stop = _units.share(_units.total(lasts, rows, ROWS, MASKED) * tiles)
         # One program at least waits, were there no rows at all.
         if (begin < stop) | (tl.program_id(0) == 0):
             _chain.later(CHAIN)
         for group in range(begin // tiles, tl.cdiv(stop, tiles)):
             # Once more for each group: they would take registers all the time.
-            counts, lasts = _units.groups(counts_ptr, experts, capacity, ROWS, EXPERTS, MASKED)
+            counts, lasts = _units.groups(
+                counts_ptr, experts, rows, capacity, ROWS, EXPERTS, MASKED
+            )  # fmt: skip
             first, end = _units.find(counts, lasts, rows, capacity, group, ROWS, MASKED)
             _tiles_of(
                 x_ptr, x_scale_ptr, weight_ptr, q_ptr, scale_ptr, first, end,

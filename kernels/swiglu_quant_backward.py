@@ -42,7 +42,7 @@ def _swiglu_quant_backward_kernel(
     chunks = channels // (TILES * TILE)
     first, end = tl.program_id(0) // chunks * ROWS, rows
     if EXPERTS:
-        counts, lasts = _units.groups(counts_ptr, experts, 0, ROWS, EXPERTS, False)
+        counts, lasts = _units.groups(counts_ptr, experts, rows, 0, ROWS, EXPERTS, False)
         first, end = _units.find(
             counts, lasts, rows, 0, tl.program_id(0) // chunks, ROWS, False
         )  # fmt: skip

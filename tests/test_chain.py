@@ -37,10 +37,11 @@ from kernels._device import chained, recording
 from kernels.expert_slots import expert_slots
 from kernels.moe_layer_decode import moe_layer_decode
 
-found = []
+found, apart = [], []
+real = dict(_chain.MODES)
 early = ("_topk_gate_kernel", "_grouped_gemm_kernel", "_swiglu_quant_kernel")
-for mode, tokens in ((_chain.OPEN, (1, 17)), (_chain.READS, (17,))):
-    _chain.MODES = dict.fromkeys(_chain.MODES, mode)
+for mode, tokens in ((_chain.OPEN, (1, 17)), (_chain.READS, (17,)), (None, (1, 17))):
+    _chain.MODES = real if mode is None else dict.fromkeys(real, mode)
     with recording() as launches, chained():
         for t in tokens:
             moe_layer_decode(**MoeLayerDecode(t=t, **SMALL).inputs("meta"))
@@ -48,30 +49,50 @@ for mode, tokens in ((_chain.OPEN, (1, 17)), (_chain.READS, (17,))):
     with codegen.offline():
         for one in launches:
             name = one.kernel.__name__
-            if mode == _chain.OPEN or name in early:
+            if mode != _chain.READS or name in early:
                 made = one.kernel.warmup(*one.args, grid=one.grid, **one.options)
                 chain = one.options.get("CHAIN", 0)
-                found.append((name, chain, made.metadata.launch_pdl, made.asm["ptx"]))
+                ptx = made.asm["ptx"]
+                (apart if mode is None else found).append((name, chain, made.metadata.launch_pdl, ptx))
     from kernels import act_quant, grouped_gemm_masked, permute, swiglu_quant, topk_gate, unpermute
     for module in (act_quant, grouped_gemm_masked, permute, swiglu_quant, topk_gate, unpermute):
         module._plans.clear()
-print(json.dumps(found))
+with recording() as launches:
+    x = torch.empty(1024, 384, dtype=torch.float8_e4m3fn, device="meta")
+    slot = torch.empty(1024, 2, dtype=torch.int32, device="meta")
+    permute.permute(x, torch.empty(1024, 3, device="meta"), slot, 2560)
+with codegen.offline():
+    moves = [one.kernel.warmup(*one.args, grid=one.grid, **one.options) for one in launches]
+moves = [(one.metadata.name, 0, one.metadata.launch_pdl, one.asm["ptx"]) for one in moves]
+print(json.dumps({"each": found, "real": apart, "permute": moves}))
 """
 
 
+Compiled = list[tuple[str, int, bool, list[str]]]
+
+
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, int, bool, list[str]]]:
-    """(kernel, its CHAIN, whether launched early, lines of its PTX without comments) of decode's launches."""
+def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compiled]:
+    """(kernel, its CHAIN, whether launched early, lines of its PTX without comments): of decode's launches in
+    each mode and in the real ones, and of permute for many tokens."""
     cache: Path = tmp_path_factory.mktemp("triton")
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=_problem.ROOT, capture_output=True, text=True, check=False,
         env=_problem.without_interpreter() | {"TRITON_CACHE_DIR": str(cache)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    return [
-        (name, chain, early, [line.split("//")[0] for line in ptx.splitlines()])
-        for name, chain, early, ptx in json.loads(done.stdout.splitlines()[-1])
-    ]
+    return {
+        what: [
+            (name, chain, early, [line.split("//")[0] for line in ptx.splitlines()])
+            for name, chain, early, ptx in found
+        ]
+        for what, found in json.loads(done.stdout.splitlines()[-1]).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def compiled(every: dict[str, Compiled]) -> Compiled:
+    return every["each"]
 
 
 def first(lines: list[str], what: str | re.Pattern[str]) -> int:
@@ -114,11 +135,30 @@ def test_what_reads_earlier_writes_no_earlier(compiled: Any) -> None:
     assert early["_topk_gate_kernel"] > 1
 
 
-def test_no_kernel_starts_early_that_does_not_wait(compiled: Any) -> None:
-    for name, chain, early, lines in compiled:
+def test_no_kernel_starts_early_that_does_not_wait(every: dict[str, Compiled]) -> None:
+    for name, chain, early, lines in every["each"] + every["real"]:
         waits = first(lines, WAIT) < len(lines)
         assert waits == early, name
         assert early == bool(chain) or name == "_promote_kernel", name
+
+
+def test_permute_waits_for_its_own_kernels(every: dict[str, Compiled]) -> None:
+    """The first is launched as always, so that all before it is complete; the second waits before it
+    stores tokens where the first stored -1, whatever branch it took; the third before anything."""
+    assert [early for _, _, early, _ in every["permute"]] == [False, True, True]
+    clear, lines, scales = [ptx for _, _, _, ptx in every["permute"]]
+    assert first(clear, WAIT) == len(clear)
+    assert first(scales, WAIT) < first(scales, MEMORY) < len(scales)
+    wait = first(lines, WAIT)
+    stores = [at for at, line in enumerate(lines) if re.search(r"\bst\.global", line)]
+    assert stores[0] < wait < stores[-1]
+    targets = [
+        found[1]
+        for line in lines[:wait]
+        if (found := re.search(r"\bbra(?:\.uni)?\s+(\$\w+)", line))
+    ]
+    assert targets
+    assert all(first(lines, f"{label}:") < wait for label in targets)
 
 
 def test_only_the_layer_is_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,18 +174,14 @@ def test_only_the_layer_is_a_chain(monkeypatch: pytest.MonkeyPatch) -> None:
         moe_layer_decode(**MoeLayerDecode(t=17, **SMALL).inputs("meta"))
         act_quant(x)
     found = [launch.options.get("launch_pdl", False) for launch in launches]
-    modes = [
-        _chain.MODES[name] if name else _chain.OFF
-        for name in (
-            None, "act_quant", None, None, None, "topk_gate", "expert_slots", "permute",
-            "grouped_gemm", "swiglu_quant", "grouped_gemm", "unpermute", None,
-        )
-    ]  # fmt: skip
+    off, opens, reads = _chain.OFF, _chain.OPEN, _chain.READS
+    # act_quant, then the shared expert's three, the router, slots and rows, the experts, the sum.
+    modes = [off, opens, off, off, off, reads, opens, opens, reads, reads, reads, off, off]
     assert found == [mode > 0 for mode in modes]
     assert [launch.options.get("CHAIN", 0) for launch in launches] == modes
 
 
 def test_modes_are_known() -> None:
-    assert set(_chain.MODES.values()) <= {_chain.OFF, _chain.WAITS, _chain.OPEN, _chain.READS}
+    assert set(_chain.MODES.values()) <= {_chain.OFF, _chain.OPEN, _chain.READS}
     with chained():
         assert _chain.mode("weight_quant") == _chain.OFF
