@@ -7,7 +7,8 @@ import json
 import re
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,9 +21,8 @@ from kernels._device import Plans, chained, recording
 from kernels.act_quant import act_quant
 from kernels.moe_layer_decode import moe_layer_decode
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+# Of this file's tree: a planted fault is in a copy, and what is imported of the harness may be another's.
+ROOT = Path(__file__).resolve().parents[1]
 # Global and generic memory, whatever moves it; parameters and shared memory are a block's own.
 MEMORY = re.compile(
     r"\b(?:ld|st|red|atom|prefetch|cp\.async|cp\.reduce)(?:\.(?!param|shared)[\w:]+)*[ .](?!param|shared)"
@@ -77,7 +77,7 @@ def every(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Compiled]:
     each mode and in the real ones, and of permute for many tokens."""
     cache: Path = tmp_path_factory.mktemp("triton")
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], cwd=_problem.ROOT, capture_output=True, text=True, check=False,
+        [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, check=False,
         env=_problem.without_interpreter() | {"TRITON_CACHE_DIR": str(cache)},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
