@@ -46,6 +46,22 @@ def numbers(
 
 
 @triton.jit
+def gate_and_up(
+    x_ptr, scale_ptr, row, inside, channel, channels, stride_x, stride_sr, stride_sc,
+    SCALES: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """:func:`numbers` of gate, at ``channel``, and of up, which lies ``channels`` behind it."""
+    gate = numbers(
+        x_ptr, scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, SCALES, TILE
+    )
+    up = numbers(
+        x_ptr, scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+        SCALES, TILE,
+    )  # fmt: skip
+    return gate, up
+
+
+@triton.jit
 def wide(x):
     """x in fp32.  Of bf16 one instruction a number; Triton's cast moves every other one down and up."""
     if PTX and x.dtype == tl.bfloat16:

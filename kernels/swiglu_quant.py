@@ -89,11 +89,8 @@ def _tiles_of(
     # The loads of the next tiles are under way, in shared memory, while one is worked on.
     for tile in tl.range(begin, stop, num_stages=STAGES):
         channel = tile * TILE
-        gate = _swiglu.numbers(
-            x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, SCALES, TILE
-        )
-        up = _swiglu.numbers(
-            x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+        gate, up = _swiglu.gate_and_up(
+            x_ptr, x_scale_ptr, row, inside, channel, channels, stride_x, stride_sr, stride_sc,
             SCALES, TILE,
         )  # fmt: skip
         h, _ = _swiglu.silu(gate)

@@ -58,11 +58,8 @@ def _swiglu_quant_backward_kernel(
             grad = _swiglu.numbers(
                 grad_ptr, None, row, inside, channel, stride_grad, 0, 0, False, TILE
             )
-            gate = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channel, stride_x, stride_sr, stride_sc, True, TILE
-            )
-            up = _swiglu.numbers(
-                x_ptr, x_scale_ptr, row, inside, channels + channel, stride_x, stride_sr, stride_sc,
+            gate, up = _swiglu.gate_and_up(
+                x_ptr, x_scale_ptr, row, inside, channel, channels, stride_x, stride_sr, stride_sc,
                 True, TILE,
             )  # fmt: skip
             s, p = _swiglu.silu(gate)
