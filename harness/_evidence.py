@@ -3,7 +3,7 @@
 A kept row of ``exact`` is a case: operator, case, the elements of its result, seconds, and by
 configuration how many elements differ (``differing``) and what was wrong (``messages``, empty when
 nothing is).  One of ``sanitize`` is a tool on an operator: operator, tool, cases, verdict, errors,
-first (the first error's line), seconds.
+first (the first error's line), launches of kernels, seconds.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def sanitize_row(found: Finding, cases: int) -> Row:
     return {
         "operator": found.operator, "tool": found.tool, "cases": cases, "verdict": verdict,
         "errors": found.errors, "first": found.first if verdict != "clean" else "",
-        "seconds": round(found.seconds, 2),
+        "launches": found.launches, "seconds": round(found.seconds, 2),
     }  # fmt: skip
 
 

@@ -97,7 +97,7 @@ def edges(stem: str) -> list[Case]:
 def _largest(stem: str, of: Iterable[Case]) -> dict[tuple[Any, ...], Case]:
     largest: dict[tuple[Any, ...], Case] = {}
     for case in of:
-        key = _configuration(stem, case)
+        key = configuration(stem, case)
         if key not in largest or work(case) > work(largest[key]):
             largest[key] = case
     return largest
@@ -109,7 +109,7 @@ def work(case: Case) -> int:
     return cost.flops + cost.bytes
 
 
-def _configuration(stem: str, case: Case) -> tuple[Any, ...]:
+def configuration(stem: str, case: Case) -> tuple[Any, ...]:
     """Kernels and options of a case's launches; how many programs share the work is not one."""
     return tuple(
         (

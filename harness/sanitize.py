@@ -2,11 +2,15 @@
 
 Runs memcheck, racecheck, initcheck and synccheck, each on each operator in a process of its own,
 and prints a table of tool by operator: clean, or how many errors and the first of them.  The cases
-are the edges that are small, since racecheck slows a kernel a hundredfold; a kernel with several
-configurations runs all of them, also on two multiprocessors, so that programs walk many tiles.
+are small ones, since racecheck slows a kernel a hundredfold, that together launch every kernel
+(harness/_sanitized.py); a kernel with several configurations runs all of them, also on two
+multiprocessors, so that programs walk many tiles.  Where no kernel was launched nothing is clean.
 
-Operands are drawn on the CPU and copied, so that torch launches no kernel of its own: what is
-reported is ours.
+Each tool looks inside a kernel.  Whether one that starts early waits for the one before is read in its
+PTX (tests/test_chain.py).
+
+Operands are drawn on the CPU and copied, so that torch launches no kernel of its own but the few of a
+layer's backward: what is reported is ours.
 
 ``--out FILE`` keeps the verdicts, as results/MACHINE/sanitize/COMMIT.json: a file that is there already
 is added to.  ``--write`` makes docs/exact.md of the files that are there, and needs no GPU.
@@ -24,96 +28,46 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import cases, fingerprint
-from harness import _cuda_tools, _evidence, _problem, doctor, exact
+from harness import _cuda_tools, _evidence, _problem, doctor
+from harness._sanitized import child, reduced
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import torch
-
-    from benchmarks.cases import Case
-
 TOOLS = _evidence.TOOLS
 ERRORS = 9  # the sanitizer's exit code when it found something
 SECONDS = 600  # of one tool on one operator
-STEPS = 60  # interpreter steps of a case that is small enough
 # Operators at a time: their processes wait for the processor, more than for the GPU they share.
 JOBS = min(8, os.cpu_count() or 1)
-CONFIGURED = 3  # cases on which every configuration runs, the largest of the small ones
-MULTIPROCESSORS = 2
+NOTHING = "no kernel was launched"
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) ")
+# What the child prints at its end.
+LAUNCHES = re.compile(r"\b(\d+) launches of kernels\b")
 # Lines of the sanitizer's that are not findings.
 ABOUT = re.compile(r"^=+ *$|^=+ (COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY)")
 
 
 class Finding(NamedTuple):
-    """What one tool says of one operator.  errors: None when it did not finish; first: its line."""
+    """What one tool says of one operator.
+
+    errors: None when it did not finish, or saw nothing.  first: its line.  launches: of kernels.
+    """
 
     tool: str
     operator: str
     errors: int | None
     first: str
     seconds: float = 0.0
+    launches: int = 0
 
     @property
     def clean(self) -> bool:
         return self.errors == 0
-
-
-def reduced(stem: str) -> list[Case]:
-    """Small cases of ordinary numbers: what is in the data decides no address and no barrier."""
-    return [
-        case
-        for case in cases.load(stem).CASES
-        if case.interpreter_steps() <= STEPS and getattr(case, "data", "normal") == "normal"
-    ]
-
-
-def on_device(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same operands in GPU memory, strides and padding included, by plain copies of memory."""
-    import torch
-
-    def moved(tensor: torch.Tensor) -> torch.Tensor:
-        memory = torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).cuda()
-        typed: torch.Tensor = memory.view(tensor.dtype)
-        return typed.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset())
-
-    return {
-        name: moved(value) if isinstance(value, torch.Tensor) else value
-        for name, value in arguments.items()
-    }
-
-
-def child(stem: str) -> None:
-    """Launch everything of one operator, once; compares nothing, so that only kernels are seen."""
-    import torch
-
-    from kernels._device import sm_limit
-
-    small = reduced(stem)
-    for case in small:
-        cases.call(cases.public("kernels", stem), on_device(case.inputs("cpu")))
-        torch.cuda.synchronize()
-    for config, case in configured(stem, small):
-        arguments = on_device(case.inputs("cpu"))
-        out = exact.unwritten(stem, arguments)
-        with sm_limit(MULTIPROCESSORS):
-            exact.run(stem, arguments, out, config)
-        torch.cuda.synchronize()
-
-
-def configured(stem: str, small: Sequence[Case]) -> list[tuple[Any, Case]]:
-    """Each configuration with the largest of these cases that it can take."""
-    taking: dict[Any, list[Case]] = {}
-    working = [case for case in small if case.cost().flops]
-    for case in sorted(working, key=lambda case: case.interpreter_steps()):
-        for config in exact.configurations(stem, case.inputs("meta")):
-            taking.setdefault(config, []).append(case)
-    return [(config, case) for config, found in taking.items() for case in found[-CONFIGURED:]]
 
 
 def find() -> str | None:
@@ -150,18 +104,25 @@ def run(stem: str, tool: str | None, sanitizer: str) -> Finding:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding(name, stem, None, f"not finished after {SECONDS} s", SECONDS)
-    seconds = time.monotonic() - start
+    seconds, launches = time.monotonic() - start, launched(done.stdout)
     if tool is None:
         last = (done.stdout.strip().splitlines() or [""])[-1]
-        problem = f"exit code {done.returncode} without a tool: {last}"
-        return Finding(name, stem, None if done.returncode else 0, problem, seconds)
+        bad = f"exit code {done.returncode} without a tool: {last}" if done.returncode else ""
+        bad = bad or (NOTHING if not launches else "")
+        return Finding(name, stem, None if bad else 0, bad, seconds, launches)
     errors, first = verdict(done.stdout, done.returncode)
-    return Finding(tool, stem, errors, first, seconds)
+    return Finding(tool, stem, errors, first, seconds, launches)
+
+
+def launched(output: str) -> int:
+    """How many launches the child counted; 0 where it does not say."""
+    found = LAUNCHES.findall(output)
+    return int(found[-1]) if found else 0
 
 
 def verdict(output: str, code: int) -> tuple[int | None, str]:
-    """(errors, the first one's line) of a tool's output; None errors when it says nothing, or when
-    its exit code and its count disagree."""
+    """(errors, the first one's line) of a tool's output; None errors when it says nothing, when its
+    exit code and its count disagree, or when it saw no kernel."""
     lines = output.splitlines()
     counts = [int(match[1]) for match in map(SUMMARY.match, lines) if match]
     findings = [line for line in lines if line.startswith("=====") and not ABOUT.match(line)]
@@ -176,7 +137,7 @@ def verdict(output: str, code: int) -> tuple[int | None, str]:
             (line for line in reversed(lines) if line.strip("= \n") and not ABOUT.match(line)), ""
         )
         return None, f"no error counted, yet exit code {code}: {first or last}"
-    return 0, ""
+    return (0, "") if launched(output) else (None, NOTHING)
 
 
 def examine(
@@ -289,9 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     doctor.require(["torch", "triton", "rich"], "sanitize")
     print(f"{_problem.tree()}; {_problem.machine()}; {Path(sanitizer)}", flush=True)
+    cases_of = cache(lambda stem: len(reduced(stem)))
     found = examine(
         stems, tools, sanitizer, max(1, options.jobs),
-        lambda one: keep(_evidence.sanitize_row(one, len(reduced(one.operator)))),
+        lambda one: keep(_evidence.sanitize_row(one, cases_of(one.operator))),
     )  # fmt: skip
     show(found, tools)
     return 0 if all(one.clean for one in found) else 1

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import fingerprint
 from benchmarks.cases.act_quant import ActQuant
-from harness import _evidence, _problem, doctor, exact, sanitize
+from harness import _evidence, _problem, _sanitized, doctor, exact, sanitize
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,7 +119,7 @@ def test_sanitize_keeps_its_verdicts(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [(row["tool"], row["verdict"], row["errors"], row["first"]) for row in rows] == [
         ("memcheck", "clean", 0, ""), ("racecheck", "errors", 2, "a race"),
     ]  # fmt: skip
-    assert rows[0]["cases"] == len(sanitize.reduced("act_quant")) > 1
+    assert rows[0]["cases"] == len(_sanitized.reduced("act_quant")) > 1
 
 
 def test_no_other_commit_or_machine_is_added_to(

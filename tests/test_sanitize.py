@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 import time
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from triton import knobs
 
 from benchmarks import cases, fingerprint
 from benchmarks.cases.fp8_gemm import Fp8Gemm
-from harness import sanitize
+from harness import _sanitized, exact, sanitize
 from kernels import _fp8_gemm_narrow as narrow
 from kernels import fp8_gemm as gemm
+from kernels._device import Plans, recording
 from tests.test_inputs import tensors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from pathlib import Path
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from benchmarks.cases import Case
 
+# Of this file's tree, not of the harness's: a planted fault is in a copy.
+ROOT = Path(__file__).resolve().parents[1]
 HEAD = "========= COMPUTE-SANITIZER\nwarming up\n"
+RAN = HEAD + "12 launches of kernels\n"
 OVERRUN = (
     "========= Invalid __global__ read of size 16 bytes\n"
     "=========     at _act_quant_kernel+0x1f0 in act_quant.py:38\n=========\n"
@@ -34,8 +41,8 @@ OVERRUN = (
 @pytest.mark.parametrize(
     ("output", "code", "errors", "first"),
     [
-        (HEAD + "========= ERROR SUMMARY: 0 errors\n", 0, 0, ""),
-        (HEAD + "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", 0, 0, ""),
+        (RAN + "========= ERROR SUMMARY: 0 errors\n", 0, 0, ""),
+        (RAN + "========= RACECHECK SUMMARY: 0 hazards displayed (0 errors, 0 warnings)\n", 0, 0, ""),
         (HEAD + OVERRUN + "========= ERROR SUMMARY: 3 errors\n", 9, 3, "Invalid __global__ read"),
         (
             HEAD + "========= Error: Race reported between Write access at x\n"
@@ -50,8 +57,16 @@ OVERRUN = (
             "========= ERROR SUMMARY: 0 errors\n",
             1, None, "Target application",
         ),
+        # Nothing was looked at.
+        (
+            HEAD + "0 launches of kernels\n========= ERROR SUMMARY: 0 errors\n",
+            0, None, "no kernel was launched",
+        ),
+        (HEAD + "========= ERROR SUMMARY: 0 errors\n", 0, None, "no kernel was launched"),
     ],
-    ids=["clean", "no race", "overrun", "race", "no summary", "silent", "failed"],
+    ids=[
+        "clean", "no race", "overrun", "race", "no summary", "silent", "failed", "no kernel", "untold",
+    ],
 )  # fmt: skip
 def test_verdict(output: str, code: int, errors: int | None, first: str) -> None:
     found, line = sanitize.verdict(output, code)
@@ -60,13 +75,72 @@ def test_verdict(output: str, code: int, errors: int | None, first: str) -> None
     assert sanitize.Finding("memcheck", "x", found, line).clean == (errors == 0)
 
 
-def test_the_reduced_cases_are_small_and_launch_every_kernel() -> None:
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launches are recorded as a GPU would have them: the interpreter starts no kernel early."""
+    monkeypatch.setattr(knobs.runtime, "interpret", False)
     for stem in cases.names():
-        small = sanitize.reduced(stem)
-        assert sum(case.interpreter_steps() for case in small) < 1500
-        assert any(case.cost().bytes > 1000 for case in small)
-        # Of what can be empty: experts cannot, and so bias_update has no such problem.
-        assert any(map(empty, small)) or not any(map(empty, cases.load(stem).CASES))
+        cases.public("kernels", stem)
+    for name, module in [*sys.modules.items()]:
+        if name.startswith("kernels.") and hasattr(module, "_plans"):
+            monkeypatch.setattr(module, "_plans", Plans())
+
+
+def launched(calls: Iterable[Callable[[], Any]]) -> set[tuple[str, bool]]:
+    """(kernel, whether it starts while the one before ends)."""
+    with recording() as launches:
+        for call in calls:
+            call()
+    return {(one.kernel.__name__, bool(one.options.get("launch_pdl", False))) for one in launches}
+
+
+def of_cases(stem: str, some: Iterable[Case]) -> set[tuple[str, bool]]:
+    function = cases.public("kernels", stem)
+    return launched(partial(cases.call, function, case.inputs("meta")) for case in some)
+
+
+def of_configurations(stem: str, small: Sequence[Case]) -> set[tuple[str, bool]]:
+    def runs() -> Iterator[Callable[[], Any]]:
+        for config, case in _sanitized.configured(stem, small):
+            arguments = case.inputs("meta")
+            out = exact.unwritten(stem, arguments)
+            yield partial(exact.run, stem, arguments, out, config)
+
+    return launched(runs())
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.parametrize("stem", cases.names())
+def test_the_reduced_cases_are_small_and_launch_every_kernel(stem: str) -> None:
+    """Also those that only a large case launches, and each that starts early."""
+    small, every = _sanitized.reduced(stem), cases.load(stem).CASES
+    assert all(moved(case) <= _sanitized.BYTES + _sanitized.UNTOUCHED for case in small)
+    assert sum(case.cost().bytes for case in small) <= 4 * _sanitized.BYTES
+    assert any(case.cost().bytes > 1000 for case in small)
+    # Of what can be empty: experts cannot, and so bias_update has no such problem.
+    assert any(map(empty, small)) or not any(map(empty, every))
+    seen = of_cases(stem, small) | of_configurations(stem, small)
+    assert of_cases(stem, every) - seen == set()
+    assert seen
+
+
+@pytest.mark.usefixtures("as_on_a_gpu")
+def test_no_kernel_is_left_out() -> None:
+    """Of those that are written, whatever the cases launch."""
+    seen = set()
+    for stem in cases.names():
+        small = _sanitized.reduced(stem)
+        seen |= {name for name, _ in of_cases(stem, small) | of_configurations(stem, small)}
+    text = "".join(path.read_text() for path in (ROOT / "kernels").glob("*.py"))
+    # What is no kernel by itself is called by one.
+    written = set(re.findall(r"^@triton\.jit\ndef (\w+_kernel)\(", text, re.MULTILINE))
+    assert len(written) > 20
+    assert seen == written
+
+
+def moved(case: Case) -> int:
+    """Bytes of all operands and results."""
+    return case.cost().bytes + case.untouched().bytes
 
 
 def empty(case: Case) -> bool:
@@ -76,7 +150,7 @@ def empty(case: Case) -> bool:
 def test_operands_are_copied_with_their_strides(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self.clone(), raising=True)
     arguments = Fp8Gemm(m=65, n=136, k=256).inputs("cpu")
-    moved = sanitize.on_device(arguments)
+    moved = _sanitized.on_device(arguments)
     assert moved["out_dtype"] is arguments["out_dtype"]
     for name in ("x", "x_scale", "w", "w_scale"):
         assert moved[name].stride() == arguments[name].stride()
@@ -87,7 +161,8 @@ def test_operands_are_copied_with_their_strides(monkeypatch: pytest.MonkeyPatch)
 class Kernel:
     """Stands for the compiled kernel: keeps the options of what is launched."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.__name__ = name
         self.ran: list[dict[str, Any]] = []
 
     def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
@@ -95,21 +170,24 @@ class Kernel:
 
 
 def test_the_child_runs_every_case_and_every_configuration(
-    monkeypatch: pytest.MonkeyPatch, device: str
+    monkeypatch: pytest.MonkeyPatch, device: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if device == "cpu":
-        monkeypatch.setattr(sanitize, "on_device", lambda arguments: arguments)
+        monkeypatch.setattr(_sanitized, "on_device", lambda arguments: arguments)
         monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    wide, whole, split = Kernel(), Kernel(), Kernel()
+    wide, whole, split = Kernel("wide"), Kernel("whole"), Kernel("split")
+    promote = Kernel("promote")
     monkeypatch.setattr(gemm, "_fp8_gemm_kernel", wide)
     monkeypatch.setattr(narrow, "_narrow_kernel", whole)
     monkeypatch.setattr(narrow, "_partials_kernel", split)
-    monkeypatch.setattr(narrow, "_promote_kernel", Kernel())
-    sanitize.child("fp8_gemm")
+    monkeypatch.setattr(narrow, "_promote_kernel", promote)
+    _sanitized.child("fp8_gemm")
+    launches = sanitize.launched(capsys.readouterr().out)
+    assert launches == sum(len(kernel.ran) for kernel in (wide, whole, split, promote)) > 0
     runs = len(wide.ran) + len(whole.ran) + len(split.ran)
-    small = sanitize.reduced("fp8_gemm")
+    small = _sanitized.reduced("fp8_gemm")
     filled = [case for case in small if case.cost().flops]
-    configured = [config for config, _ in sanitize.configured("fp8_gemm", small)]
+    configured = [config for config, _ in _sanitized.configured("fp8_gemm", small)]
     assert set(configured) == set(gemm.CONFIGS)
     assert runs == len(filled) + len(configured)
     tiles = {(run["BLOCK_M"], run["BLOCK_N"], run["num_warps"]) for run in wide.ran}
@@ -118,8 +196,8 @@ def test_the_child_runs_every_case_and_every_configuration(
     assert {run["SPAN"] for run in split.ran} == {
         c.span for c in narrow.NARROW if c.span is not None
     }
-    most = max(config.programs_per_sm for config in large) * sanitize.MULTIPROCESSORS
-    looping = wide.ran[-len(large) * sanitize.CONFIGURED :]
+    most = max(config.programs_per_sm for config in large) * _sanitized.MULTIPROCESSORS
+    looping = wide.ran[-len(large) * _sanitized.CONFIGURED :]
     assert all(run["NUM_PROGRAMS"] <= most for run in looping)
 
 
@@ -161,6 +239,22 @@ def test_an_operator_that_fails_without_a_tool_is_not_clean(
     assert not any(one.clean for one in found)
     sanitize.show(found, sanitize.TOOLS)
     assert capsys.readouterr().out.count("did not finish") == len(sanitize.TOOLS)
+
+
+def test_an_operator_that_launches_nothing_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor are tools run on it."""
+    silent = "print('0 launches of kernels')"
+
+    def command(stem: str, tool: str | None, sanitizer: str) -> list[str]:
+        del stem, tool, sanitizer
+        return [sys.executable, "-c", silent]
+
+    monkeypatch.setattr(sanitize, "command", command)
+    assert sanitize.run("moe_layer", None, "x").first == "no kernel was launched"
+    found = sanitize.examine(["moe_layer"], sanitize.TOOLS, "x")
+    assert [(one.errors, one.first) for one in found] == [(None, "no kernel was launched")] * 4
+    silent = "print('3 launches of kernels')"
+    assert sanitize.run("moe_layer", None, "x").clean
 
 
 def test_operators_at_a_time_change_no_order(monkeypatch: pytest.MonkeyPatch) -> None:

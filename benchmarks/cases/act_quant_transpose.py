@@ -160,5 +160,7 @@ EDGES = (
         ActQuantTranspose(t=20, c=128, e=4, k=2, x=x, data="nonfinite", scales="spread") for x in BYTES
     ),
     ActQuantTranspose(t=256, c=256, x="e4m3", bench=True),
+    # Few rows in a large buffer: programs that last.
+    ActQuantTranspose(t=1024, c=896, e=2, k=8, x="e4m3", routing="local"),
 )  # fmt: skip
 CASES = PRODUCTION + EDGES

@@ -68,6 +68,7 @@ EDGES = (
     *(MoeLayer(t=300, h=256, i=256, shared=384, e=32, k=8, cache=cache) for cache in (False, True)),
     MoeLayer(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayer(t=200, h=256, i=128, shared=128, e=256, data="spoiled", cache=True),
+    MoeLayer(t=1030, **SMALL),  # scales moved in two steps
     *(
         MoeLayerRouted(t=300, h=1152, i=256, shared=384, e=32, k=8, routing=kind)
         for kind in ("zipf", "correlated")

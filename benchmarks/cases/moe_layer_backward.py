@@ -111,6 +111,7 @@ EDGES = (
     MoeLayerBackward(t=300, h=256, i=256, shared=384, e=32, k=8),
     MoeLayerBackward(t=513, h=256, i=128, shared=128, e=8, k=1, groups=1, limit=1, bias="one"),
     MoeLayerBackward(t=200, h=256, i=128, shared=128, e=256, data="spoiled"),
+    MoeLayerBackward(t=1030, **SMALL),  # scales moved in two steps
     MoeLayerBackwardRouted(t=150, h=1152, i=256, shared=384, e=32, k=8),
 )
 CASES = PRODUCTION + EDGES

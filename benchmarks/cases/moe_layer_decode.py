@@ -78,5 +78,6 @@ EDGES = (
     MoeLayerDecodeRouted(t=9, capacity=7, **SMALL),
     MoeLayerDecode(t=33, h=512, i=256, shared=128, e=16, k=4),
     MoeLayerDecode(t=200, h=256, i=128, shared=128, e=32, capacity=40),
+    MoeLayerDecode(t=1, **SMALL | {"h": 640}),  # K of a product split
 )
 CASES = PRODUCTION + EDGES
