@@ -1,8 +1,9 @@
-"""What harness.exact and harness.sanitize found, kept commit by commit, and their page, docs/exact.md.
+"""What harness.exact, exact_backward and sanitize found, kept commit by commit, and their page, docs/exact.md.
 
 A kept row of ``exact`` is a case: operator, case, the elements of its result, seconds, and by
 configuration how many elements differ (``differing``) and what was wrong (``messages``, empty when
-nothing is).  One of ``sanitize`` is a tool on an operator: operator, tool, cases, verdict, errors,
+nothing is).  One of ``exact_backward`` is a part of a case: operator, case, part, elements, differing,
+message, seconds.  One of ``sanitize`` is a tool on an operator: operator, tool, cases, verdict, errors,
 first (the first error's line), launches of kernels, seconds.
 """
 
@@ -80,6 +81,15 @@ def exact_row(found: Sequence[Found], seconds: float) -> Row:
     }  # fmt: skip
 
 
+def part_row(found: Found, seconds: float) -> Row:
+    """A part of a result, whose name is the variant's."""
+    return {
+        "operator": found.operator, "case": found.case, "part": found.variant,
+        "elements": found.elements, "differing": found.differing, "message": found.message,
+        "seconds": round(seconds, 2),
+    }  # fmt: skip
+
+
 def sanitize_row(found: Finding, cases: int) -> Row:
     """cases: how many the tool saw."""
     verdict = "clean" if found.clean else "did not finish" if found.errors is None else "errors"
@@ -104,6 +114,28 @@ def by_operator(rows: Iterable[Row]) -> list[Row]:
         ):  # fmt: skip
             sums[name] += more
     return sorted(found.values(), key=lambda row: str(row["operator"]))
+
+
+def by_case(rows: Iterable[Row]) -> list[Row]:
+    """Parts added up."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        sums = found.setdefault(
+            row["case"],
+            {
+                "case": row["case"],
+                "parts": 0,
+                "elements": 0,
+                "differing": 0,
+                "wrong": 0,
+                "seconds": 0.0,
+            },
+        )
+        for name, more in (("parts", 1), ("wrong", bool(row["message"]))):
+            sums[name] += more
+        for name in ("elements", "differing", "seconds"):
+            sums[name] += row[name]
+    return list(found.values())
 
 
 def by_tool(rows: Iterable[Row]) -> list[Row]:
@@ -138,6 +170,19 @@ all results. Wrong: results that break the operator's tolerance, or failed.
     ],
     by_operator, "###",
 )  # fmt: skip
+BACKWARD = _kept.Page(
+    "docs/exact.md", "exact_backward", """
+## The backward of all experts
+
+Of `python -m harness.exact_backward`: `moe_layer_backward` against a reference that streams through it.
+Parts: some 64 tokens' gradients, and the weights' gradients of some experts, each whole.
+""", ("case", "parts", "elements", "differing", "wrong", "s"), 1,
+    lambda row: [
+        f"`{row['case']}`", str(row["parts"]), count(row["elements"]), count(row["differing"]),
+        str(row["wrong"]), f"{row['seconds']:.1f}",
+    ],
+    by_case, "###",
+)  # fmt: skip
 SANITIZE = _kept.Page(
     "docs/exact.md", "sanitize", """
 ## Under compute-sanitizer
@@ -153,16 +198,15 @@ finished, the kernels ran, and it counted no error.
 NOTHING = "Nothing is kept yet.\n"
 
 
-def text(exact: Sequence[Path], sanitize: Sequence[Path]) -> str:
-    """The page of these files."""
-    parts = [page.text(files) for page, files in ((EXACT, exact), (SANITIZE, sanitize))]
+def text(exact: Sequence[Path], sanitize: Sequence[Path], backward: Sequence[Path] = ()) -> str:
+    """The page of these files; of the backward nothing where there are none."""
+    pages = ((EXACT, exact), *([(BACKWARD, backward)] if backward else []), (SANITIZE, sanitize))
     return "\n".join(
-        part if files else f"{part}\n{NOTHING}"
-        for part, files in zip(parts, (exact, sanitize), strict=True)
+        page.text(files) if files else f"{page.text(files)}\n{NOTHING}" for page, files in pages
     )
 
 
 def write() -> None:
     """The page, into ``docs/``."""
-    page = text(EXACT.files(), SANITIZE.files())
+    page = text(EXACT.files(), SANITIZE.files(), BACKWARD.files())
     (_problem.ROOT / EXACT.path).write_text(page, encoding="utf-8")

@@ -10,7 +10,11 @@ its first and last 128 channels of h, of all tokens; experts without tokens must
 A call with 256 experts holds 71 GB of device memory (docs/layer.md), and what the reference takes comes
 on top: it is for an H200.  On a smaller GPU take fewer, with ``--experts``, a multiple of 8.
 
-Exit codes: 0 nothing differs, 1 something does, 3 there is no Hopper GPU.
+``--out FILE`` keeps what was found, as results/MACHINE/exact_backward/COMMIT.json, part by part: a file that
+is there already is added to.  ``--write`` makes docs/exact.md of the files that are there, and needs no GPU.
+
+Exit codes: 0 nothing differs, 1 something does, 2 ``--out`` is of another commit or of a modified tree, 3
+there is no Hopper GPU.
 """
 
 from __future__ import annotations
@@ -22,11 +26,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks import cases, compare
 from benchmarks.cases import moe_layer_backward as module
-from harness import exact
+from harness import _evidence, _problem, exact
 from harness.exact import Found
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
 
@@ -199,14 +203,22 @@ def check(case: MoeLayerBackward, device: str = "cuda", weights: int = 4) -> Ite
     return compare_all(case, arguments, got, weights)
 
 
-def examine(found: Iterator[Found]) -> int:
-    """Print each and their sum; the number of parts that are wrong."""
+def examine(
+    found: Iterator[Found], keep: Callable[[dict[str, Any]], None] = _evidence.forget
+) -> int:
+    """Print each and their sum; the number of parts that are wrong.
+
+    keep: called with the row of each part that is to be kept (harness/_evidence.py).
+    """
     wrong = differing = elements = 0
-    start = time.monotonic()
+    start = begun = time.monotonic()
     for one in found:
+        now = time.monotonic()
         print(f"{one.variant}: {one.differing} of {one.elements} elements differ", flush=True)
         if one.message:
             print(f"  {one.message}", flush=True)
+        keep(_evidence.part_row(one, now - begun))
+        begun = now
         wrong += bool(one.message)
         differing += one.differing
         elements += one.elements
@@ -226,11 +238,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--weights", type=int, default=4, help="experts whose gradients are compared (4)"
     )
+    _evidence.options(parser)
     options = parser.parse_args(arguments)
+    if options.write:
+        _evidence.write()
+        return 0
+    try:
+        keep = _evidence.keeper(options, ("operator", "case", "part"))
+    except _problem.UsageError as error:
+        print(error, file=sys.stderr)
+        return 2
     if not exact.ready("exact_backward"):
         return 3
     case = module.MoeLayerBackward(t=options.tokens, e=options.experts, layer="moe")
-    return 1 if examine(check(case, weights=options.weights)) else 0
+    return 1 if examine(check(case, weights=options.weights), keep) else 0
 
 
 if __name__ == "__main__":

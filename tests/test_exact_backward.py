@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from benchmarks import fingerprint
 from benchmarks.cases.moe_layer_backward import MoeLayerBackward
-from harness import exact_backward
+from harness import _evidence, _problem, exact, exact_backward
 from reference_impl.moe_layer_backward import moe_layer_backward as reference
 from reference_impl.wgmma import partials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.usefixtures("products")
 # Two blocks of the shared expert's channels, rows of more than a block, and one expert without any.
@@ -98,3 +103,45 @@ def test_the_command_line_without_a_gpu(
     monkeypatch.setattr(fingerprint, "has_hopper", lambda: False)
     assert exact_backward.main(["--experts", "64"]) == 3
     assert "needs a Hopper GPU" in capsys.readouterr().err
+
+
+def test_what_was_found_is_kept_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Part by part, and a part found again takes the older one's place."""
+    commit = ("a" * 40, "2026-01-01T00:00:00+00:00")
+    monkeypatch.setattr(_problem, "commit", lambda named=None: commit)
+    monkeypatch.setattr(exact, "ready", lambda command: True)
+    bad = [3]
+
+    def check(case: MoeLayerBackward, weights: int) -> Iterator[exact.Found]:
+        assert weights == 4
+        for part, differing in (("sampled tokens", 0), ("expert 1, 5 tokens", bad[0])):
+            message = "wrong" if differing else ""
+            yield exact.Found(
+                exact_backward.STEM, case.label, part, 1000 + differing, differing, message
+            )
+
+    monkeypatch.setattr(exact_backward, "check", check)
+    out = tmp_path / "h200" / "exact_backward" / f"{commit[0]}.json"
+    assert exact_backward.main(["--out", str(out)]) == 1
+    rows = json.loads(out.read_text())["rows"]
+    label = MoeLayerBackward(t=4096, e=256, layer="moe").label
+    assert [(row["operator"], row["case"], row["part"]) for row in rows] == [
+        ("moe_layer_backward", label, "sampled tokens"),
+        ("moe_layer_backward", label, "expert 1, 5 tokens"),
+    ]
+    assert [(row["elements"], row["differing"], row["message"]) for row in rows] == [
+        (1000, 0, ""), (1003, 3, "wrong"),
+    ]  # fmt: skip
+    page = _evidence.text([], [], [out])
+    assert "## The backward of all experts" in page
+    assert f"| `{label}` | 2 | 2,003 | 3 | 1 | 0.0 |" in page
+    assert "h200, aaaaaaaaaaaa" in page
+    assert "The backward" not in _evidence.text([], [])
+    bad[0] = 0
+    assert exact_backward.main(["--out", str(out)]) == 0
+    assert [row["differing"] for row in json.loads(out.read_text())["rows"]] == [0, 0]
+    commit = ("b" * 40, commit[1])
+    assert exact_backward.main(["--out", str(out)]) == 2
+    assert "is of commit aaa" in capsys.readouterr().err
