@@ -160,9 +160,9 @@ that commit.
 
 ## Every element
 
-Of `nox -s exact`: each timed case whole, in memory that read as NaN before, against the reference.
-Results: of the launcher and, with `--configs`, of each configuration that it can choose. Elements: of
-all results. Wrong: results that break the operator's tolerance, or failed.
+Of `nox -s exact`: each timed case whole, with `--untimed` each of production, in memory that read as NaN
+before, against the reference. Results: of the launcher and, with `--configs`, of each configuration that
+it can choose. Elements: of all results. Wrong: results that break the operator's tolerance, or failed.
 """, ("operator", "cases", "results", "elements", "differing", "wrong", "s"), 1,
     lambda row: [
         f"`{row['operator']}`", str(row["cases"]), str(row["results"]), count(row["elements"]),

@@ -3,6 +3,7 @@
 The sweep models a sample of a large product (benchmarks.parity); this models all of it, on the GPU,
 a part at a time (``parts`` of the case module), so that no more than 4 GiB are held beside the
 problem itself.  Results lie in memory filled with NaN before, so that an element nobody wrote shows.
+``--untimed`` adds the production cases that are not timed, such as the slices of a rank.
 ``--configs`` also runs every configuration of a kernel that has several (``CONFIGS`` and ``run`` of
 its module), not only the one its launcher chooses.
 
@@ -165,14 +166,19 @@ def chunks(stem: str, arguments: dict[str, Any], memory: int) -> Iterator[cases.
         yield from parts(arguments, memory // ELEMENT)
 
 
-def chosen(operators: Sequence[str], part: str | None) -> list[tuple[str, Case]]:
-    """The timed cases of these operators, or of all, whose label has ``part``.  Raises UsageError."""
+def chosen(
+    operators: Sequence[str], part: str | None, untimed: bool = False
+) -> list[tuple[str, Case]]:
+    """The timed cases of these operators, or of all, whose label has ``part``.  Raises UsageError.
+
+    untimed: those of production that are not timed as well.
+    """
     stems = [_problem.operator(text) for text in operators] or cases.names()
     found = [
         (stem, case)
         for stem in stems
         for case in (cases.load(stem).CASES if part is None else _problem.matching(stem, part))
-        if case.bench
+        if case.bench or (untimed and case.layer)
     ]
     if not found:
         raise _problem.UsageError(
@@ -252,13 +258,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--configs", action="store_true", help="every configuration, not only the launcher's"
     )
+    parser.add_argument(
+        "--untimed", action="store_true", help="production cases that are not timed, too"
+    )
     _evidence.options(parser)
     options = parser.parse_args(arguments)
     if options.write:
         _evidence.write()
         return 0
     try:
-        problems = chosen(options.operators, options.cases)
+        problems = chosen(options.operators, options.cases, options.untimed)
         keep = _evidence.keeper(options, ("operator", "case"))
     except _problem.UsageError as error:
         print(error, file=sys.stderr)

@@ -90,7 +90,7 @@ def test_exact_keeps_each_case_as_it_ends(tmp_path: Path, monkeypatch: pytest.Mo
 
     problems = [("act_quant", ActQuant(m=m, k=128)) for m in (1, 2)]
     monkeypatch.setattr(exact, "check", check)
-    monkeypatch.setattr(exact, "chosen", lambda operators, part: problems)
+    monkeypatch.setattr(exact, "chosen", lambda operators, part, untimed: problems)
     with pytest.raises(KeyboardInterrupt):
         exact.main(["--out", str(out)])
     held = json.loads(out.read_text())

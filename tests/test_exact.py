@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import cases, fingerprint
+from benchmarks import cases, fingerprint, parity
+from benchmarks.cases import grouped_gemm_contiguous as contiguous
 from benchmarks.cases.act_quant import ActQuant
 from benchmarks.cases.fp8_gemm import Fp8Gemm
 from benchmarks.cases.permute import Permute
@@ -101,6 +103,35 @@ def test_every_configuration_is_run(monkeypatch: pytest.MonkeyPatch, device: str
     assert wrong == ["-".join(map(str, broken))]
 
 
+@pytest.mark.parametrize(
+    "stem", ["grouped_gemm_contiguous", "grouped_gemm_masked", "grouped_gemm_wgrad"]
+)
+def test_so_are_those_of_the_experts_products(
+    stem: str, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    """Each expert's rows in every part, and a bit that one configuration gets wrong."""
+    timed = [case for case in cases.load(stem).CASES if case.bench]
+    case = min(timed, key=lambda case: case.interpreter_steps())
+    module = importlib.import_module(f"kernels.{stem}")
+    run = module.run
+
+    @wraps(run)
+    def wrong_once(*args: Any, **operands: Any) -> None:
+        run(*args, **operands)
+        if operands["config"] == module.CONFIGS[-1]:
+            operands["out"].view(torch.uint8).flatten()[0] ^= 1
+
+    monkeypatch.setattr(module, "run", wrong_once)
+    found = exact.check(stem, case, device, memory=1 << 20, configs=True)
+    assert [one.variant for one in found] == [
+        exact.LAUNCHER, *("-".join(map(str, config)) for config in module.CONFIGS)
+    ]  # fmt: skip
+    assert [one.differing for one in found] == [0] * len(module.CONFIGS) + [1]
+    arguments = case.inputs(device)
+    whole = parity.defined(stem, arguments, cases.public("kernels", stem)(**arguments))
+    assert {one.elements for one in found} == {whole.numel()}
+
+
 def test_what_nobody_wrote_is_not_taken_for_right(
     monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
@@ -152,6 +183,10 @@ def test_the_command_line(
     everything = exact.chosen([], None)
     assert {stem for stem, _ in everything} == set(cases.names())
     assert all(case.bench for _, case in everything)
+    more = {case for _, case in exact.chosen(["grouped_gemm_contiguous"], None, untimed=True)}
+    production = set(contiguous.PRODUCTION)
+    assert production <= more
+    assert production - {case for _, case in everything}
 
 
 def test_what_is_not_defined_is_not_compared(device: str) -> None:
