@@ -23,10 +23,11 @@ reference is tried twice: against the kernel (parity), and against tests that us
 A run of part of the list replaces the rows of that part.
 """
 HEAD = "| fault | what it models | killed by |\n| --- | --- | --- |\n"
-TOOK = re.compile(r"^All \d+ trials took .*$", re.MULTILINE)
+TOOK = re.compile(r"^The last run of the whole list, .*$", re.MULTILINE)
 UNTIMED = "No run of the whole list has been timed yet."
 ELSEWHERE = "not here"
-ALIVE = ("survived", "timeout", "wrong", "not tried")
+UNTRIED = "not tried"
+ALIVE = ("survived", "timeout", "wrong", UNTRIED)
 
 
 def page(
@@ -54,18 +55,10 @@ def page(
             order = sorted(found, key=lambda verdict: verdict.trial.by == "own")
             rows[fault.id] = _row(fault, "<br>".join(map(_who, order)))
         else:
-            rows.setdefault(fault.id, _row(fault, "not tried"))
-    said = [rows[fault.id].rsplit(" | ", 1)[1] for fault in faults]
-    waiting = sum(cell.startswith(ELSEWHERE) for cell in said)
-    alive = sum(any(word in cell for word in ALIVE) for cell in said)
+            rows.setdefault(fault.id, _row(fault, UNTRIED))
     versions = [f"{name} {version(name)}" for name in ("torch", "triton")]
     where = ", ".join([*versions, f"Python {platform.python_version()}"])
-    machine = "on a Hopper GPU" if gpu else "without a GPU"
-    tried = len(faults) - waiting
-    summary = f"Of {tried} faults {tried - alive} were killed {machine} ({where})."
-    if waiting:
-        other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
-        summary += f" {waiting} more can be found only {other}."
+    summary = counted([rows[fault.id] for fault in faults], gpu, where)
     kept = TOOK.search(before)
     summary += f"\n{took or (kept[0] if kept else UNTIMED)}"
     parts = [INTRODUCTION.format(option=" -- --gpu" if gpu else ""), f"\n{summary}\n"]
@@ -75,9 +68,33 @@ def page(
     return "".join(parts)
 
 
+def counted(rows: Sequence[str], gpu: bool, where: str) -> str:
+    """How many of these rows were tried and killed, in a line.  where: the versions they were tried with."""
+    said = [row.removesuffix(" |").rsplit(" | ", 1)[1] for row in rows]
+    here = [cell for cell in said if not cell.startswith(ELSEWHERE)]
+    untried = here.count(UNTRIED)
+    killed = len(here) - sum(map(alive, here))
+    place = f"{'on a Hopper GPU' if gpu else 'without a GPU'} ({where})"
+    if untried:
+        line = f"Of {len(here)} faults {len(here) - untried} were tried {place}, and {killed} of these killed; "
+        line += f"{untried} have not been tried."
+    else:
+        line = f"Of {len(here)} faults {killed} were killed {place}."
+    if len(here) < len(said):
+        other = "without one" if gpu else "on one: `nox -s mutants -- --gpu`"
+        line += f" {len(said) - len(here)} more can be found only {other}."
+    return line
+
+
+def alive(cell: str) -> bool:
+    """Whether a fault was not killed, or by one of two not; "wrong" may be in the name of a killer."""
+    return any(part.split(": ")[-1] in ALIVE for part in cell.split("<br>"))
+
+
 def took(trials: int, seconds: float, jobs: int) -> str:
     """A sentence.  seconds: of wall time, from the first copy of the tree to the last verdict."""
-    return f"All {trials} trials took {seconds / 60:.1f} minutes of wall time, {jobs} at a time."
+    minutes = f"{seconds / 60:.1f} minutes of wall time"
+    return f"The last run of the whole list, {trials} trials, took {minutes}, {jobs} at a time."
 
 
 def _rows(page_text: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ the survivors.  Whether all are killed is the command's to say: docs/mutants.md.
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -181,17 +182,39 @@ def test_the_page() -> None:
     assert "| `act_quant/0` | m | `t.py::a[x\\|y]` |" in whole
     assert "| `act_quant/g` | m | not here: a race |" in whole
     assert page(["killed", "killed"], whole).count("t.py::a") == 3  # the third row is kept
-    assert "| `act_quant/2` | m | not tried |" in page(["killed", "killed"])
+    assert "have not been tried" not in whole
+    part = page(["killed", "survived"])
+    assert "| `act_quant/2` | m | not tried |" in part
+    assert "Of 3 faults 2 were tried without a GPU" in part
+    assert ", and 1 of these killed; 1 have not been tried. 1 more" in part
+
+
+def test_who_is_alive() -> None:
+    for cell in ("survived", "not tried", "own: timeout", "parity: `t.py::a`<br>own: wrong"):
+        assert _mutants_page.alive(cell)
+    for cell in ("`t.py::a_wrong_bit` (hangs)", "parity: `t.py::a`<br>own: `t.py::survived`"):
+        assert not _mutants_page.alive(cell)
 
 
 def test_the_page_says_how_long_the_whole_list_took() -> None:
     """A run of part of it keeps what a whole one said."""
     said = _mutants_page.took(5, 93.0, 2)
-    assert said == "All 5 trials took 1.6 minutes of wall time, 2 at a time."
+    assert said == (
+        "The last run of the whole list, 5 trials, took 1.6 minutes of wall time, 2 at a time."
+    )
     whole = page(["killed"] * 3, page(["killed"] * 3), said)
     assert f"\n{said}\n" in whole
     assert page(["killed"], whole).count(said) == 1
     assert _mutants_page.UNTIMED in page(["killed"] * 3)
+
+
+@pytest.mark.parametrize(("name", "gpu"), [("mutants.md", False), ("mutants-hopper.md", True)])
+def test_the_head_of_a_page_counts_its_rows(name: str, gpu: bool) -> None:
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    where = re.findall(r"^Of \d+ faults .*?\((.*?)\)", text, re.MULTILINE)[0]
+    rows = [*_mutants_page._rows(text).values()]
+    assert f"\n{_mutants_page.counted(rows, gpu, where)}\n" in text
+    assert len(_mutants_page.TOOK.findall(text)) == 1
 
 
 def test_the_page_is_of_this_list() -> None:
@@ -203,5 +226,5 @@ def test_the_page_is_of_this_list() -> None:
             f"| `{fault.id}` | {fault.models.replace('|', chr(92) + '|')} |"
         )
     assert not any(
-        word in row.rsplit(" | ", 1)[1] for row in rows.values() for word in _mutants_page.ALIVE
+        _mutants_page.alive(row.removesuffix(" |").rsplit(" | ", 1)[1]) for row in rows.values()
     )
