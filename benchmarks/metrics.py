@@ -26,6 +26,7 @@ METRICS = {
     "copy_fraction": Metric("", "more", "time of a copy of the same bytes over device time"),
     "tflops": Metric("TFLOP/s", "more", "tensor-core operations of the case over device time"),
     "gbps": Metric("GB/s", "more", "bytes of the case, each counted once, over device time"),
+    "tokens_per_s": Metric("tokens/s", "more", "tokens of a layer's case over device time; in no raw log"),
     "peak_bytes": Metric("B", "less", "peak memory of one call above its inputs"),
     # Time, without a GPU.
     "cpu_us": Metric("us", "less", "wall time of one call on the CPU (reference only)"),

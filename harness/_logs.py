@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks import metrics, rawlog
@@ -21,10 +21,15 @@ UNKNOWN = "unknown"
 OURS = "kernels"
 GEMM = ("fp8_gemm",)
 QUANTISERS = ("act_quant", "weight_quant", "weight_dequant")
+GROUPED = ("grouped_gemm_contiguous", "grouped_gemm_masked", "grouped_gemm_wgrad")
+LAYERS = ("moe_layer", "moe_layer_backward", "moe_layer_decode")
 # README shows one machine: this one where it has been measured, else any that has.
 PREFERRED = "H200"
 # What rawlog.file_name makes; the commit in front is what every row inside must carry.
 NAME = re.compile(r"(?P<commit>[0-9a-f]{7,12})-py[^-]+-torch[^-]+-triton[^-]+\.jsonl")
+
+# The tokens that a case's label says.
+TOKENS = re.compile(r"(?:^|,)t=([1-9][0-9]*)(?:,|$)")
 
 
 @dataclass(frozen=True)
@@ -100,9 +105,24 @@ def _load(path: Path, warn: Callable[[str], None]) -> Log | None:
         commit=name["commit"],
         date=utc(newest["date"]),
         times=tuple(utc(row["time"]) for row in processes),
-        measured=rawlog.collect(rows),
+        measured=with_tokens(rawlog.collect(rows)),
         statuses=rawlog.statuses(rows),
     )
+
+
+def with_tokens(
+    measured: dict[rawlog.Key, rawlog.Measured],
+) -> dict[rawlog.Key, rawlog.Measured]:
+    """With the tokens a second of every layer that has a device time, which no raw log holds."""
+    found = dict(measured)
+    for key, times in measured.items():
+        tokens = TOKENS.search(key.case)
+        if key.operator in LAYERS and key.metric == "device_us" and tokens:
+            rates = tuple(int(tokens[1]) / us * 1e6 for us in times.samples)
+            named = key._replace(metric="tokens_per_s")
+            unit = metrics.METRICS[named.metric].unit
+            found[named] = replace(times, key=named, unit=unit, samples=rates)
+    return found
 
 
 def _usable(row: dict[str, Any], commit: str, path: Path, problems: list[str]) -> bool:

@@ -23,6 +23,18 @@ def sentence(
 ) -> str:  # fmt: skip
     """The line below a table of ``log`` that names what it lacks, with a blank line before; else nothing.
 
+    The arguments are those of :func:`named`.
+    """
+    lacks = named(logs, log, shown, operators, metrics, part)
+    return f"\n\nNot measured at this commit: {lacks}." if lacks else ""
+
+
+def named(
+    logs: Sequence[Log], log: Log, shown: Iterable[Line], operators: Sequence[str], metrics: Collection[str],
+    part: str = "",
+) -> str:  # fmt: skip
+    """Operators of which ``log`` lacks cases that are there: how many, and where they are; else nothing.
+
     A case is there when any log of this commit holds it, of whatever machine and metric, or when an
     older one of this machine holds one of ``metrics``; those that no longer are timed cases do not
     count.  part: of every label that the table shows.
@@ -33,25 +45,27 @@ def sentence(
         key=lambda one: one.age,
     )
     there = set().union(*(_held(one) for one in logs if one.commit == log.commit))
-    last = {problem: one.commit for one in older for problem in _held(one, metrics)}
+    last = {problem: _when(one, log) for one in older for problem in _held(one, metrics)}
     missing = [
         (stem, case.label)
         for stem in operators
         for case in cases.load(stem).CASES
         if case.bench and part in case.label and (stem, case.label) in (there | last.keys()) - have
     ]
-    if not missing:
-        return ""
-    counts = Counter((stem, last.get((stem, label), "")) for stem, label in missing)
-    named = ", ".join(
-        f"`{stem}` ({number} case{'s' if number > 1 else ''}, {_when(commit)})"
-        for (stem, commit), number in counts.items()
+    counts = Counter(
+        (stem, last.get((stem, label), "never on this machine")) for stem, label in missing
     )
-    return f"\n\nNot measured at this commit: {named}."
+    return ", ".join(
+        f"`{stem}` ({number} case{'s' if number > 1 else ''}, {when})"
+        for (stem, when), number in counts.items()
+    )
 
 
-def _when(commit: str) -> str:
-    return f"last at {commit}" if commit else "never on this machine"
+def _when(held: Log, log: Log) -> str:
+    """Where a case is that ``log`` lacks; a commit may have a log for each environment."""
+    if held.commit == log.commit:
+        return f"measured with Triton {held.fact('triton')}, torch {held.fact('torch')}"
+    return f"last at {held.commit}"
 
 
 def _held(log: Log, metrics: Collection[str] | None = None) -> set[Problem]:

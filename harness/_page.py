@@ -13,7 +13,14 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from harness import _history, _page_data, _page_summary, _page_tables, _page_versions
+from harness import (
+    _history,
+    _page_data,
+    _page_missing,
+    _page_summary,
+    _page_tables,
+    _page_versions,
+)
 from harness._markdown import THROTTLED
 
 if TYPE_CHECKING:
@@ -74,9 +81,9 @@ def _machine(name: str, logs: Sequence[Log]) -> str:
         f'<section class="machine" id="{escape(name)}" data-machine="{escape(name)}">',
         f"<h2>{escape(name)}</h2>",
         _facts(logs),
-        _page_summary.summary(views),
+        _page_summary.summary(views, _page_missing.newest(logs)),
         '<div class="plots"></div>',
-        *(_operator(view) for view in views),
+        *(_operator(view, _page_missing.sentence(logs, view)) for view in views),
         "</section>",
     ]
     return "\n".join(parts)
@@ -114,7 +121,8 @@ def _changes(logs: Sequence[Log]) -> str:
     return f"<p>Changed between logs:</p><ul>{''.join(found)}</ul>"
 
 
-def _operator(view: View) -> str:
+def _operator(view: View, lacks: str) -> str:
+    """lacks: what the newest sweep has not of this operator, a sentence or nothing."""
     log = view.log
     name = escape(view.operator)
     said = f"{log.commit[:8]} of {log.date[:10]}, Triton {escape(log.fact('triton'))}"
@@ -123,5 +131,6 @@ def _operator(view: View) -> str:
     return (
         f'<section class="operator" id="{escape(log.machine)}/{name}" data-operator="{name}">'
         f"<h3>{name}</h3><p>{said}</p>"
-        f'<div class="history"></div>\n{_page_tables.cases(view)}</section>'
+        + (f'<p class="lacks">{lacks}</p>' if lacks else "")
+        + f'<div class="history"></div>\n{_page_tables.cases(view)}</section>'
     )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.rawlog import Measured
+    from harness._logs import Log
     from harness._page_tables import View
 
 
@@ -23,9 +24,12 @@ TITLES = (
 )  # fmt: skip
 
 
-def summary(views: Sequence[View]) -> str:
-    """A machine's operators at a glance, a row each; no column without a word."""
-    rows = {view: _cells(view) for view in views}
+def summary(views: Sequence[View], sweep: Log | None) -> str:
+    """A machine's operators at a glance, a row each; no column without a word.
+
+    sweep: its newest; what is of another log is called older.
+    """
+    rows = {view: _cells(view, sweep) for view in views}
     shown = [n for n in range(len(TITLES)) if any(cells[n][0] != NONE for cells in rows.values())]
     head = "".join(f'<th scope="col">{TITLES[n]}</th>' for n in shown)
     body = []
@@ -46,7 +50,7 @@ def broken(name: str) -> str:
     return escape(name).replace("_", "_<wbr>")
 
 
-def _cells(shown: View) -> list[tuple[str, str]]:
+def _cells(shown: View, sweep: Log | None) -> list[tuple[str, str]]:
     """Text and class of each of TITLES."""
     differing = _held(shown, OURS, "differing_elements")
     exact = sum(item.median == 0 for item in differing)
@@ -54,6 +58,7 @@ def _cells(shown: View) -> list[tuple[str, str]]:
     slower, faster = words.count("slower"), words.count("faster")
     spilling = sum(item.median > 0 for item in _held(shown, OURS, "spills"))
     failed = len(set(lost(shown.log, (shown.operator,))))
+    older = sweep not in (None, shown.log)
     return [
         (f"{len(shown.lines)}" + (f", {failed} broken" if failed else ""), "bad" if failed else ""),
         (f"{exact} of {len(differing)}" if differing else NONE, ""),
@@ -65,7 +70,7 @@ def _cells(shown: View) -> list[tuple[str, str]]:
             "bad" if slower else "good" if faster else "none",
         ),
         (str(spilling), "bad" if spilling else ""),
-        (shown.log.commit[:8], ""),
+        (f"{shown.log.commit[:8]}{', older' if older else ''}", "none" if older else ""),
     ]
 
 

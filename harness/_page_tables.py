@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from harness import _lines
 from harness._logs import OURS, lost
 from harness._markdown import NONE, THROTTLED, count, micro, percent, rate
-from harness._tables import NAMES
+from harness._table_parts import NAMES
 from harness._verdict import SAME, THRESHOLDS, grew, same_program
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def of_limit(value: float) -> str:
 
 OURS_TIMED = (
     Column("device, \N{MICRO SIGN}s", "speed", OURS, "device_us", micro),
+    Column("tokens/s", "speed", OURS, "tokens_per_s", count),
     Column("TFLOP/s", "speed", OURS, "tflops", rate),
     Column("GB/s", "speed", OURS, "gbps", rate),
     Column("of limit", "speed", OURS, "roofline_fraction", of_limit),

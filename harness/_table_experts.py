@@ -1,4 +1,4 @@
-"""README's table of the mixture of experts: products beside the limit, moves beside a copy."""
+"""README's table of the router, the moves and the quantisers of the mixture of experts, beside a copy."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from benchmarks import cases
 from harness import _missing
 from harness._lines import cell, short, timed
-from harness._logs import GEMM, OURS, QUANTISERS, newest
+from harness._logs import GEMM, GROUPED, LAYERS, OURS, QUANTISERS, newest
 from harness._markdown import count, markdown, micro, percent, rate
+from harness._table_parts import absent, clock, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,14 +17,11 @@ if TYPE_CHECKING:
     from harness._logs import Log
 
 # What other tables show, and the instruction itself.
-ELSEWHERE = (*GEMM, *QUANTISERS, "wgmma")
+ELSEWHERE = (*GEMM, *QUANTISERS, *GROUPED, *LAYERS, "wgmma")
 METRICS = (
-    ("device_us", micro), ("tflops", rate), ("gbps", rate), ("roofline_fraction", percent),
-    ("copy_fraction", percent), ("differing_elements", count),
+    ("device_us", micro), ("gbps", rate), ("copy_fraction", percent), ("differing_elements", count),
 )  # fmt: skip
-HEADER = [
-    "operator", "case", "us", "TFLOP/s", "GB/s", "of roofline", "of a copy", "differing elements",
-]  # fmt: skip
+HEADER = ["operator", "case", "us", "GB/s", "of a copy", "differing elements"]
 
 
 def operators() -> tuple[str, ...]:
@@ -31,12 +29,12 @@ def operators() -> tuple[str, ...]:
     return tuple(stem for stem in cases.names() if stem not in ELSEWHERE)
 
 
-def experts(logs: Sequence[Log]) -> tuple[Log, str] | None:
-    """(the log, its table) of the newest commit that holds any of the operators, or None."""
+def experts(logs: Sequence[Log]) -> str:
+    """What neither multiplies nor is the whole layer, of the newest commit that holds any."""
     stems = operators()
     log = newest(logs, stems)
     if log is None:
-        return None
+        return absent("the times of what surrounds the experts' products")
     # Problems of the model; those without a layer are there for the interpreter.
     lines = [line for line in timed(log, stems, (OURS,)) if "layer" in line.fields]
     rows = [
@@ -47,5 +45,9 @@ def experts(logs: Sequence[Log]) -> tuple[Log, str] | None:
         ]
         for line in lines
     ]
+    said = (
+        f"{source(log)} {clock(log, stems)} GB/s counts each byte that a call must move once. What "
+        "has few bytes is bound by latency, and a copy of as many tells little of it."
+    )
     lacks = _missing.sentence(logs, log, lines, stems, ("device_us",), part="layer=")
-    return log, markdown(HEADER, rows, left=2) + lacks
+    return f"{said}\n\n{markdown(HEADER, rows, left=2)}{lacks}"

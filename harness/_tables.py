@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 from benchmarks import cases
 from harness import _missing
 from harness._lines import cell, extra, get, lines_where, short, timed
-from harness._logs import GEMM, OURS, QUANTISERS, newest, quantile
+from harness._logs import GEMM, OURS, QUANTISERS, newest
 from harness._markdown import NONE, THROTTLED, count, markdown, micro, percent, rate
-from harness._table_experts import experts, operators
+from harness._table_experts import experts
+from harness._table_grouped import grouped
+from harness._table_layers import layers
+from harness._table_parts import BESIDE, NAMES, absent, beside, clock, heads, peers, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +23,6 @@ if TYPE_CHECKING:
     from harness._lines import Line
     from harness._logs import Log
 
-NAMES = {
-    "cublaslt": "cuBLASLt", "deep_gemm": "DeepGEMM", "sglang": "SGLang", "vllm": "vLLM",
-    "transformer_engine": "TransformerEngine",
-}  # fmt: skip
 TIMES = ("device_us",)
 CODEGEN = ("registers", "spills", "shared_bytes", "wgmma", "instructions")
 
@@ -33,7 +32,9 @@ def blocks(logs: Sequence[Log], picture: Path) -> dict[str, str]:
     return {
         "fp8_gemm": fp8_gemm(logs),
         "quantisers": quantisers(logs),
-        "experts": moe(logs),
+        "layers": layers(logs),
+        "grouped": grouped(logs),
+        "experts": experts(logs),
         "codegen": codegen(logs),
         "launch": launch(logs),
         "roofline": roofline(logs, picture),
@@ -41,88 +42,35 @@ def blocks(logs: Sequence[Log], picture: Path) -> dict[str, str]:
     }
 
 
-def source(log: Log) -> str:
-    """Where a table comes from, a sentence."""
-    gpu = log.fact("gpu")
-    device = (
-        f"no GPU ({log.fact('cpu')})" if gpu == "none" else f"{gpu}, driver {log.fact('driver')}"
-    )
-    return (
-        f"Machine `{log.machine}`: {device}, torch {log.fact('torch')}, "
-        f"Triton {log.fact('triton')}; commit {log.commit} of {log.date[:10]}."
-    )
-
-
 def fp8_gemm(logs: Sequence[Log]) -> str:
     """Per layer and M: time, throughput and exactness, ours beside every peer in the same log."""
     log = newest(logs, GEMM)
     if log is None:
         return absent("the FP8 GEMM's times")
-    others = peers(log, GEMM[0])
+    others = ["cublaslt", *(name for name in peers(log, GEMM) if name != "cublaslt")]
     lines = timed(log, GEMM, (OURS, *others))
     header = ["layer", "M", "N x K", "ours, us", "TFLOP/s", "of roofline"]
-    for other in others:
-        header += [f"{NAMES.get(other, other)}, us", f"{NAMES.get(other, other)} / ours"]
-    header.append(
-        "differing elements, " + " / ".join(["ours", *(NAMES.get(name, name) for name in others)])
-    )
     rows = [_gemm_row(log, line, others, extra(line, lines)) for line in lines]
     said = (
-        f"{source(log)} {_clock(log, GEMM)} `of roofline` is the time that ceilings of this run "
-        "allow, over the time taken. `X / ours` is X's time over ours: above 1, ours is "
-        "faster. Differing elements: those checked that have not the reference's bits."
+        f"{source(log)} {clock(log, GEMM)} `of roofline` is the time that ceilings of this run "
+        f"allow, over the time taken. {BESIDE}"
     )
     lacks = _missing.sentence(logs, log, lines, GEMM, TIMES)
-    return f"{said}\n\n{markdown(header, rows, left=1)}{lacks}"
+    return f"{said}\n\n{markdown([*header, *heads(others)], rows, left=1)}{lacks}"
 
 
 def _gemm_row(log: Log, line: Line, others: Sequence[str], more: str) -> list[str]:
     fields = line.fields
     shape = f"{fields['n']} x {fields['k']}" if {"n", "k"} <= set(fields) else line.case
-    ours = get(log, line, OURS, "device_us")
-    row = [
+    return [
         fields.get("layer", NONE) + more,
         fields.get("m", NONE),
         shape,
         cell(log, line, OURS, "device_us", micro),
         cell(log, line, OURS, "tflops", rate),
         cell(log, line, OURS, "roofline_fraction", percent),
+        *beside(log, line, others),
     ]
-    for other in others:
-        theirs = get(log, line, other, "device_us")
-        ratio = (
-            f"{theirs.median / ours.median:.2f}" if ours and theirs and ours.median > 0 else NONE
-        )
-        row += [cell(log, line, other, "device_us", micro), ratio]
-    counts = [get(log, line, name, "differing_elements") for name in (OURS, *others)]
-    row.append(" / ".join(NONE if count is None else f"{count.median:,.0f}" for count in counts))
-    return row
-
-
-def _clock(log: Log, operators: Sequence[str]) -> str:
-    """How device times were taken and how far they scatter, a sentence."""
-    held = [
-        item
-        for key, item in log.measured.items()
-        if key.operator in operators and key.metric == "device_us"
-    ]
-    if not held:
-        return "No device time could be taken."
-    rounds = sorted({item.rounds for item in held})
-    several = f"{rounds[0]} to {rounds[-1]}" if len(rounds) > 1 else str(rounds[0])
-    spread = max(
-        (
-            (quantile(item.samples, 0.75) - quantile(item.samples, 0.25)) / item.median
-            for item in held
-            if item.median > 0
-        ),
-        default=0.0,
-    )
-    return (
-        "Device time of one call: a CUDA graph over rotating buffers, so that the L2 is cold; "
-        f"medians over {several} round{'s' if rounds[-1] > 1 else ''}, with an interquartile range "
-        f"of at most {spread:.1%} of the median."
-    ).replace("%", " %")
 
 
 def quantisers(logs: Sequence[Log]) -> str:
@@ -142,7 +90,7 @@ def quantisers(logs: Sequence[Log]) -> str:
         for line in lines
     ]
     said = (
-        f"{source(log)} {_clock(log, QUANTISERS)} GB/s counts each input and output byte once; "
+        f"{source(log)} {clock(log, QUANTISERS)} GB/s counts each input and output byte once; "
         "`of a copy` is the time of a plain copy of as many bytes, in the same run and cache "
         "state, over the time taken."
     )
@@ -158,20 +106,6 @@ def _layer_and_shape(line: Line, lines: Sequence[Line]) -> tuple[str, str]:
     if {"m", "n"} & set(line.fields):
         return layer + extra(line, lines), " x ".join(sides)
     return layer, short(line, lines).removeprefix(f"layer={layer},")
-
-
-def moe(logs: Sequence[Log]) -> str:
-    """The operators of the mixture of experts."""
-    found = experts(logs)
-    if found is None:
-        return absent("the experts' times")
-    log, table = found
-    said = (
-        f"{source(log)} {_clock(log, operators())} GB/s counts each byte that a call must move once. "
-        "A product is to be held against the roofline, what moves or quantises rows against a copy; "
-        "what has few bytes is bound by latency, and neither tells much."
-    )
-    return f"{said}\n\n{table}"
 
 
 def codegen(logs: Sequence[Log]) -> str:
@@ -279,20 +213,3 @@ def machines(logs: Sequence[Log]) -> str:
         measured = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "unknown"
         rows.append([*row, measured, str(len(held))])
     return markdown(header, rows, left=3)
-
-
-def absent(what: str) -> str:
-    """The sentence in place of a table that has no data."""
-    return (
-        f"No log of a Hopper GPU holds {what} yet: `nox -s bench` on such a machine fills this in."
-    )
-
-
-def peers(log: Log, operator: str) -> list[str]:
-    """Implementations timed beside ours: cuBLASLt always, then the others by name."""
-    found = {
-        key.implementation
-        for key in log.measured
-        if key.operator == operator and key.metric == "device_us"
-    }
-    return ["cublaslt", *sorted(found - {OURS, "reference", "cublaslt"})]

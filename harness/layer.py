@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 SLICE: dict[str, Any] = {"t": 16384, "k": 1, "groups": 1, "limit": 1}
 KINDS: dict[str, Any] = {
     "prefill": [MoeLayer(t=t) for t in (4096, 16384)],
-    "training forward": [MoeLayer(t=4096, cache=True)],
+    "training forward": [MoeLayer(t=t, cache=True) for t in (4096, 16384)],
     "training backward": [MoeLayerBackward(t=t) for t in (4096, 16384)],
     "decode": [MoeLayerDecode(t=t) for t in (1, 16, 64, 128, 256)],
     "slice, prefill": [MoeLayer(e=e, **SLICE) for e in (8, 9, 16)],

@@ -29,7 +29,17 @@ SMALL = "layer=o,m=1,n=7168,k=16384,out=bf16,data=normal"
 TIMES = [[700.0, 720.0, 710.0, 705.0], [730.0, 715.0, 701.0]]
 README = "".join(
     f"before {name}\n<!-- table: {name} -->\nstale words\n<!-- end table -->\nafter {name}\n"
-    for name in ("fp8_gemm", "quantisers", "experts", "codegen", "launch", "roofline", "machines")
+    for name in (
+        "fp8_gemm",
+        "quantisers",
+        "layers",
+        "grouped",
+        "experts",
+        "codegen",
+        "launch",
+        "roofline",
+        "machines",
+    )
 )
 
 

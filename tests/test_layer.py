@@ -60,6 +60,13 @@ def test_every_entry_has_its_operator_and_fits_a_gpu() -> None:
             assert case.cost().bytes < 100e9, entry
 
 
+def test_what_fills_a_gpu_is_measured_at_the_same_sizes() -> None:
+    """A step of training is its forward and its backward: of one of them alone nothing follows."""
+    filling = ("prefill", "training forward", "training backward")
+    assert [[case.t for case in layer.KINDS[entry]] for entry in filling] == [[4096, 16384]] * 3
+    assert all(case.cache for case in layer.KINDS["training forward"])
+
+
 def test_a_backward_is_given_the_transposed_payloads(monkeypatch: pytest.MonkeyPatch) -> None:
     case = MoeLayerBackward(t=3, h=128, i=128, shared=128, e=2, k=1, groups=1, limit=1)
     inputs = case.inputs("cpu")

@@ -6,108 +6,17 @@ weights are compared bit for bit (docs/numerics.md, "Training on two devices").
 
 from __future__ import annotations
 
-import math
-from functools import partial
-from typing import Any, NamedTuple
-
 import pytest
 import torch
 
+from benchmarks import fingerprint
 from benchmarks.compare import Exact, assert_equal
+from harness import train as command
+from harness._training import Size, model, state, train
 from kernels import moe_layer as kernels
 from reference_impl import moe_layer as reference
 
 pytestmark = pytest.mark.usefixtures("products")
-# A power of two: its product with a gradient is exact, and so no compiler's fma changes a step.
-RATE = 2.0
-
-
-class Size(NamedTuple):
-    """``layers`` with a residual each, of ``experts`` of which a token takes two."""
-
-    steps: int
-    layers: int
-    tokens: int
-    experts: int
-
-
-HIDDEN, INTERMEDIATE = 128, 128
-
-
-class Ordered(torch.autograd.Function):
-    """a b^T of fp32 matrices [M, K] and [N, K]: terms are added one after the other."""
-
-    @staticmethod
-    def forward(ctx: Any, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(a, b)
-        return in_order(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        a, b = ctx.saved_tensors
-        return in_order(grad, b.T), in_order(grad.T, a.T)
-
-
-def in_order(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """a b^T, a product and a sum at a time, each one IEEE operation an element on any device."""
-    out = a.new_zeros(a.shape[0], b.shape[0])
-    for k in range(a.shape[1]):
-        out = out + a[:, k, None] * b[:, k]
-    return out
-
-
-def logits(layer: Any, tokens: torch.Tensor) -> torch.Tensor:
-    found: torch.Tensor = Ordered.apply(tokens.float(), layer.router)  # type: ignore[no-untyped-call]
-    return found
-
-
-def model(module: Any, size: Size, device: str) -> list[Any]:
-    """The layers of either package; the same parameters for one size, large enough to matter."""
-    torch.manual_seed(11)
-    groups = {"num_groups": 1 + (size.experts > 3), "num_limited_groups": 1}
-    made = [
-        module.MoELayer(HIDDEN, INTERMEDIATE, size.experts, topk=2, **groups)
-        for _ in range(size.layers)
-    ]
-    for layer in made:
-        with torch.no_grad():
-            for part in layer.parameters():
-                part.mul_(8)
-        layer.to(device)
-        layer.logits = partial(logits, layer)
-    return made
-
-
-def train(layers: list[Any], size: Size, device: str) -> list[float]:
-    """Losses before each step of SGD and after the last.
-
-    The loss is the sum of squares over the number of elements, rounded up to a power of two.
-    """
-    generator = torch.Generator().manual_seed(12)
-    drawn = (torch.randn(size.tokens, HIDDEN, generator=generator) for _ in range(2))
-    x, target = (part.to(device) for part in drawn)
-    weight = 2.0 ** -math.ceil(math.log2(x.numel()))
-
-    def terms() -> torch.Tensor:
-        h = x.bfloat16()
-        for layer in layers:
-            h = h + layer(h)
-        squares: torch.Tensor = (h.float() - target).square() * weight
-        return squares
-
-    losses = []
-    for _ in range(size.steps):
-        found = terms()
-        losses.append(math.fsum(found.flatten().tolist()))  # exact, in any order
-        found.sum().backward()  # whose gradient is that of its terms, whatever their order
-        for layer in layers:
-            with torch.no_grad():
-                for part in layer.parameters():
-                    part.sub_(part.grad, alpha=RATE)
-                    part.grad = None
-            layer.update_bias()
-    with torch.no_grad():
-        return [*losses, math.fsum(terms().flatten().tolist())]
 
 
 def check(size: Size, device: str) -> list[float]:
@@ -116,12 +25,9 @@ def check(size: Size, device: str) -> list[float]:
     start = [part.detach().clone() for layer in here for part in layer.parameters()]
     curve = train(here, size, "cpu")
     assert train(there, size, device) == curve
-    for number, (mine, theirs) in enumerate(zip(here, there, strict=True)):
-        want = dict(mine.named_parameters()) | {"bias": mine.bias}
-        got = dict(theirs.named_parameters()) | {"bias": theirs.bias}
-        for name, part in want.items():
-            found = got[name].detach().cpu()
-            assert_equal(found, part.detach(), Exact(), names=[f"layer {number}, {name}"])
+    got = state(there)
+    for name, want in state(here).items():
+        assert_equal(got[name], want, Exact(), names=[name])
     moved = [part.detach() for layer in here for part in layer.parameters()]
     assert not any(torch.equal(one, other) for one, other in zip(start, moved, strict=True))
     assert all(layer.bias.any() for layer in here)
@@ -139,3 +45,54 @@ def test_a_step_on_a_cpu_and_one_by_the_kernels_are_one(device: str) -> None:
 def test_curves_on_a_cpu_and_by_the_kernels_are_one(device: str) -> None:
     curve = check(Size(20, layers=2, tokens=24, experts=4), device)
     assert curve[-1] < 0.5 * curve[0]
+
+
+def test_the_command_by_the_reference_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(fingerprint, "has_hopper", lambda: False)
+    assert command.main(["--steps", "3", "--tokens", "8", "--experts", "3"]) == 0
+    said = capsys.readouterr().out
+    rows = [line.strip("|").split("|") for line in said.splitlines() if line.startswith("|")][2:]
+    losses = [float(row[1]) for row in rows]
+    assert [int(row[0]) for row in rows] == [0, 1, 2, 3]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.5 * losses[0]
+    assert "the reference alone" in said
+
+
+def test_the_command_compares(device: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """On a GPU or interpreted; a single weight in its last bit, or a loss, is a difference."""
+    assert command.compared(Size(1, layers=1, tokens=3, experts=2), device)
+    said = capsys.readouterr().out
+    assert "of the losses 0, of weights and biases 0; 0 of " in said
+    one = ([1.0, 0.5], {"a": torch.ones(3), "bias": torch.zeros(2)})
+    assert command.verdict(one, one)[1]
+    loss = ([1.0, 0.25], one[1])
+    assert command.verdict(one, loss) == (
+        "Largest difference: of the losses 0.25, of weights and biases 0; 0 of 5 of these differ in a bit.",
+        False,
+    )
+    moved = one[1] | {"a": torch.tensor([1.0, 1.0, 1.0 + 2.0**-23])}
+    assert command.verdict(one, (one[0], moved)) == (
+        "Largest difference: of the losses 0, of weights and biases 1.19e-07; 1 of 5 of these differ in a bit.",
+        False,
+    )
+    signed = one[1] | {"bias": torch.tensor([0.0, -0.0])}
+    assert not command.verdict(one, (one[0], signed))[1]
+    assert "| 1 | 0.5 | 0.25 | 0.25 |" in command.table(one[0], loss[0])
+
+
+def test_the_command_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(command, "compared", lambda size, device: False)
+    assert command.main(["--interpret"]) == 1, "what differs is not a success"
+    for wrong, said in (
+        (["--experts", "5"], "expected 2, 3 or an even number, got 5"),
+        (["--experts", "1"], "expected at least 2, got 1"),
+        (["--steps", "0"], "expected at least 1, got 0"),
+    ):
+        with pytest.raises(SystemExit):
+            command.main(wrong)
+        assert said in capsys.readouterr().err

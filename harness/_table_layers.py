@@ -1,0 +1,49 @@
+"""README's table of the whole layer: tokens a second."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from harness import _missing
+from harness._lines import cell, short, timed
+from harness._logs import LAYERS, OURS, newest
+from harness._markdown import count, markdown, micro, percent, rate
+from harness._table_parts import absent, clock, source
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from harness._logs import Log
+
+METRICS = (
+    ("device_us", micro), ("tokens_per_s", count), ("tflops", rate), ("gbps", rate),
+    ("roofline_fraction", percent), ("differing_elements", count),
+)  # fmt: skip
+HEADER = [
+    "operator", "case", "us", "tokens/s", "TFLOP/s", "GB/s", "of roofline",
+    "differing elements",
+]  # fmt: skip
+
+
+def layers(logs: Sequence[Log]) -> str:
+    """The layer forward, backward and in decode, of the newest commit that holds any."""
+    log = newest(logs, LAYERS)
+    if log is None:
+        return absent("the layer's times")
+    # Problems of the model; those without a layer are there for the interpreter.
+    lines = [line for line in timed(log, LAYERS, (OURS,)) if "layer" in line.fields]
+    rows = [
+        [
+            f"`{line.operator}`",
+            short(line, lines),
+            *(cell(log, line, OURS, metric, show) for metric, show in METRICS),
+        ]
+        for line in lines
+    ]
+    said = (
+        f"{source(log)} {clock(log, LAYERS)} DeepSeek-V3's layer, from the router's logits on, 256 "
+        "experts and the shared one, t tokens; tokens/s: t over the device time. More sizes: "
+        "[docs/layer.md](docs/layer.md)."
+    )
+    lacks = _missing.sentence(logs, log, lines, LAYERS, ("device_us",), part="layer=")
+    return f"{said}\n\n{markdown(HEADER, rows, left=2)}{lacks}"
