@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 ALIGNMENT = 128
-# E * R at most, so that no sum over experts of groups of 4 rows or more passes 32 bits, whatever their counts.
+# E * R at most: there are E * (R / 4 + 1) groups of 4 rows then at most, which 32 bits hold.
 MOST_SUMMED = 1 << 32
 
 

@@ -155,6 +155,7 @@ def grouped(counts: torch.Tensor | None, row_weight: torch.Tensor | None, rows: 
         _check.tensor("counts", counts, (torch.int32,), (None,))
         _check.contiguous("counts", counts)
         _check.whole("counts: E", counts.shape[0], 1, MAX_EXPERTS)
+        # So many that no sum over experts passes 32 bits, whatever their counts are.
         _check.whole("counts: E * R", counts.shape[0] * rows, 0, MOST_SUMMED)
     if row_weight is not None:
         _check.tensor("row_weight", row_weight, (torch.float32,), (rows,))

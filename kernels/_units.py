@@ -56,7 +56,7 @@ def find(
     own = (firsts <= group) & (group < lasts)
     left = tl.sum(tl.where(own, counts - (group - firsts) * ROWS, 0), axis=0)
     first = group * ROWS + more
-    # Behind the buffer, where counts say so, or the padding of 1024 experts leaves 32 bits.
+    # Behind the buffer, where counts say so, or where padding takes the sum past 32 bits.
     first = tl.where((first >= 0) & (first < rows), first, rows)
     return first, first + tl.minimum(left, rows - first)
 

@@ -137,10 +137,20 @@ def test_they_name_the_same_rows_everywhere(
     assert_equal(found[0], found[1], Exact(), names=cases.load(stem).OUTPUTS)
 
 
-def test_so_many_rows_that_sums_might_not_fit(device: str) -> None:
-    """Refused before anything is launched; the sums over experts have 32 bits."""
-    assert 1024 * (-(-MOST_SUMMED // 1024) // 4 + 1) < 2**31
-    del device
+@pytest.mark.parametrize("counts", COUNTS, ids=str)
+def test_a_load_is_any_number(counts: list[int], device: str) -> None:
+    """Of bias_update: counts are no layout there, and each is the number that it is."""
+    load = torch.tensor(counts, dtype=torch.int32, device=device)
+    above = [count * EXPERTS - sum(counts) for count in counts]
+    want = [(-1.0 if one > 0 else 1.0) if one else 0.0 for one in above]
+    for side in ("kernels", "reference_impl"):
+        bias = cases.public(side, "bias_update")(torch.zeros(EXPERTS, device=device), load, 1.0)
+        assert bias.tolist() == want
+
+
+def test_so_many_rows_that_sums_might_not_fit() -> None:
+    """Refused before anything is launched: sums over experts, of groups of 4 rows or more, have 32 bits."""
+    assert all(experts * (MOST_SUMMED // experts // 4 + 1) < 2**31 for experts in (1, 7, 1024))
     for stem, layout, operands in PROBLEMS.values():
         if stem.startswith("grouped_gemm") or layout == "masked":
             continue  # in 64 bits, or without a sum over segments

@@ -9,6 +9,7 @@ import triton.language as tl
 
 from benchmarks.compare import Exact, assert_equal
 from kernels import _grouped as device_code
+from kernels import _retile
 from reference_impl import _grouped
 
 
@@ -42,9 +43,16 @@ COUNTS = (
 )
 
 
-# A few rows, those that there are, and as many as so many experts may have.
-@pytest.mark.parametrize("rows", [300, 1000, LIMIT])
-@pytest.mark.parametrize("counts", COUNTS, ids=lambda counts: str(counts[:5]))
+def named(counts: list[int]) -> str:
+    return str(counts[:5])
+
+
+# A few rows, and about as many as so many experts may have.
+ROWS = pytest.mark.parametrize("rows", [300, 1000, LIMIT])
+
+
+@ROWS
+@pytest.mark.parametrize("counts", COUNTS, ids=named)
 def test_owner(counts: list[int], rows: int, device: str) -> None:
     rows = min(rows, device_code.MOST_SUMMED // len(counts), LIMIT - 128)
     starts, total = [], 0
@@ -69,6 +77,31 @@ def test_owner(counts: list[int], rows: int, device: str) -> None:
             assert (expert, start, end) == (own[0], starts[own[0]], min(ends[own[0]], rows))
         else:
             assert (expert, end) == (len(counts), 0)
+
+
+@triton.jit
+def _places(counts_ptr, out_ptr, experts, rows, EXPERTS: tl.constexpr):
+    starts, ends, groups = _retile._segments(counts_ptr, experts, rows, EXPERTS)
+    places = tl.arange(0, EXPERTS)
+    tl.store(out_ptr + places * 3, starts)
+    tl.store(out_ptr + places * 3 + 1, ends)
+    tl.store(out_ptr + places * 3 + 2, groups)
+
+
+@ROWS
+@pytest.mark.parametrize("counts", COUNTS, ids=named)
+def test_lasting_programs_know_all_segments(counts: list[int], rows: int, device: str) -> None:
+    rows = min(rows, device_code.MOST_SUMMED // len(counts), LIMIT - 128)
+    padded = triton.next_power_of_2(len(counts))
+    got = torch.empty(padded, 3, dtype=torch.int32, device=device)
+    held = torch.tensor(counts, dtype=torch.int32, device=device)
+    _places[(1,)](held, got, len(counts), rows, EXPERTS=padded)
+    start, last, want = 0, -(-rows // 128), []
+    for count in counts:
+        want.append((min(start, last * 128), min(start + max(count, 0), rows)))
+        start += -(-max(count, 0) // 128) * 128
+    for (first, end, groups), (start_, end_) in zip(got.tolist(), want, strict=False):
+        assert (first, end, groups) == (start_, end_, min(start // 128, last))
 
 
 @pytest.mark.parametrize("counts", COUNTS)
