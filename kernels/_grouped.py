@@ -6,6 +6,8 @@ import triton
 import triton.language as tl
 
 ALIGNMENT = 128
+# E * R at most: there are E * (R / 4 + 1) groups of 4 rows then at most, which 32 bits hold.
+MOST_SUMMED = 1 << 32
 
 
 def expert_rows(tokens: int, topk: int, experts: int) -> int:
@@ -19,16 +21,30 @@ def expert_rows(tokens: int, topk: int, experts: int) -> int:
 
 
 @triton.jit
-def segment_ends(counts_ptr, experts, EXPERTS: tl.constexpr):
-    """[EXPERTS] int32: the end of each expert's segment.  EXPERTS: experts, up to a power of two."""
-    places = tl.arange(0, EXPERTS)
-    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
-    return tl.cumsum((counts + 127) // 128 * 128, axis=0)
+def held(counts, rows):
+    """``counts`` as they count: negative ones are 0, and none is larger than the buffer.
+
+    What is cut is behind the buffer anyway, and so is what comes after it (docs/decisions/0004).
+    """
+    return tl.minimum(tl.maximum(counts, 0), rows)
 
 
 @triton.jit
-def owner(counts_ptr, ends, experts, row):
-    """(expert, first row of its segment, end of its rows) for a ``row`` of the buffer.
+def segment_ends(counts_ptr, experts, rows, EXPERTS: tl.constexpr):
+    """[EXPERTS] int32: the end of each expert's segment, or of the buffer's last 128 ``rows``.
+
+    EXPERTS: experts, up to a power of two.
+    """
+    places = tl.arange(0, EXPERTS)
+    counts = held(tl.load(counts_ptr + places, mask=places < experts, other=0), rows)
+    # Summed as multiples of 128, of which MOST_SUMMED leaves 32 bits room for.
+    ends = tl.cumsum((counts + 127) >> 7, axis=0)
+    return tl.minimum(ends, (rows + 127) >> 7) << 7
+
+
+@triton.jit
+def owner(counts_ptr, ends, experts, rows, row):
+    """(expert, first row of its segment, end of its rows) for a ``row`` of the buffer's ``rows``.
 
     ends: of :func:`segment_ends`.  Past the last segment the expert is ``experts`` and the rows end
     at 0, so that no row is inside.
@@ -39,5 +55,5 @@ def owner(counts_ptr, ends, experts, row):
     # Padded experts of the vector have the last one's end, and count as well.
     expert = tl.minimum(expert, experts)
     count = tl.load(counts_ptr + expert, mask=expert < experts, other=0)
-    end = tl.where(expert < experts, start + count, 0)
+    end = tl.where(expert < experts, start + held(count, rows - start), 0)
     return expert, start, end

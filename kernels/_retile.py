@@ -20,6 +20,7 @@ import triton
 import triton.language as tl
 
 from kernels import _swiglu
+from kernels._grouped import held
 from kernels._pow2 import inverse_of, quantised, scale_of
 from kernels._quant import INF_BITS, magnitude_bits, quotient
 
@@ -152,7 +153,7 @@ def lasting_retile_kernel(
         starts, ends, groups = _segments(counts_ptr, experts, rows, EXPERTS)
         first = tile // (channels // TILE) * TILE
         # Behind the rows of all segments that begin before it.
-        end = tl.minimum(tl.max(tl.where(starts <= first, ends, 0), axis=0), rows)
+        end = tl.max(tl.where(starts <= first, ends, 0), axis=0)
         lost = _retile(
             x_ptr, x_scale_ptr, q_ptr, scale_ptr, tile, end, channels,
             stride_x, stride_sr, stride_sc, stride_q, POW2_SCALE, AT_ONCE, TILE, WORDS, PACK,
@@ -165,16 +166,15 @@ def lasting_retile_kernel(
 
 @triton.jit
 def _segments(counts_ptr, experts, rows, EXPERTS: tl.constexpr):
-    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, groups of 128 rows in all).
-
-    Negative counts are 0, large ones end with the ``rows`` of the buffer.
-    """
+    """([EXPERTS] first row of each segment, [EXPERTS] end of its rows, groups of 128 rows in all), none
+    of them behind the last 128 ``rows`` of the buffer, whatever the counts are."""
     places = tl.arange(0, EXPERTS)
-    counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
-    counts = tl.minimum(counts, rows)
-    groups = (counts + 127) // 128
-    starts = (tl.cumsum(groups, axis=0) - groups) * 128
-    return starts, starts + counts, tl.minimum(tl.sum(groups, axis=0), tl.cdiv(rows, 128))
+    counts = held(tl.load(counts_ptr + places, mask=places < experts, other=0), rows)
+    groups = (counts + 127) >> 7
+    most = (rows + 127) >> 7
+    starts = tl.minimum(tl.cumsum(groups, axis=0) - groups, most) << 7
+    ends = starts + tl.minimum(counts, rows - starts)
+    return starts, ends, tl.minimum(tl.sum(groups, axis=0), most)
 
 
 @triton.jit

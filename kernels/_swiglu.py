@@ -8,7 +8,7 @@ import triton.language as tl
 
 from kernels import _check
 from kernels._fp32 import PTX, sigmoid
-from kernels._grouped import owner, segment_ends
+from kernels._grouped import MOST_SUMMED, owner, segment_ends
 from kernels._pow2 import quantised, scale_of
 from kernels._quant import magnitude_bits
 
@@ -22,9 +22,8 @@ def rows_end(counts_ptr, rows, experts, first, EXPERTS: tl.constexpr):
     """End of the rows that stand with row ``first`` in one segment; ``rows`` where EXPERTS is 0."""
     end = rows
     if EXPERTS:
-        ends = segment_ends(counts_ptr, experts, EXPERTS)
-        _, _, own = owner(counts_ptr, ends, experts, first)
-        end = tl.minimum(own, rows)
+        ends = segment_ends(counts_ptr, experts, rows, EXPERTS)
+        _, _, end = owner(counts_ptr, ends, experts, rows, first)
     return end
 
 
@@ -156,6 +155,8 @@ def grouped(counts: torch.Tensor | None, row_weight: torch.Tensor | None, rows: 
         _check.tensor("counts", counts, (torch.int32,), (None,))
         _check.contiguous("counts", counts)
         _check.whole("counts: E", counts.shape[0], 1, MAX_EXPERTS)
+        # So many that no sum over experts passes 32 bits, whatever their counts are.
+        _check.whole("counts: E * R", counts.shape[0] * rows, 0, MOST_SUMMED)
     if row_weight is not None:
         _check.tensor("row_weight", row_weight, (torch.float32,), (rows,))
         _check.contiguous("row_weight", row_weight)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from kernels._grouped import held
+
 
 @triton.jit
 def groups(
@@ -19,12 +21,11 @@ def groups(
     """([EXPERTS] rows of each expert, [EXPERTS] groups of the experts up to each).
 
     counts_ptr: [experts] int32.  EXPERTS: experts, up to a power of two.  MASKED: at most ``capacity`` of
-    an expert's rows are there (docs/decisions/0004).  Counts that make no sense name no row outside the
-    ``rows`` of the buffer: negative ones are 0, large ones end with it.
+    an expert's rows are there (docs/decisions/0004).
     """
     places = tl.arange(0, EXPERTS)
-    counts = tl.maximum(tl.load(counts_ptr + places, mask=places < experts, other=0), 0)
-    counts = tl.minimum(counts, capacity if MASKED else rows)
+    counts = tl.load(counts_ptr + places, mask=places < experts, other=0)
+    counts = held(counts, capacity if MASKED else rows)
     return counts, tl.cumsum((counts + ROWS - 1) // ROWS, axis=0)
 
 
@@ -55,7 +56,7 @@ def find(
     own = (firsts <= group) & (group < lasts)
     left = tl.sum(tl.where(own, counts - (group - firsts) * ROWS, 0), axis=0)
     first = group * ROWS + more
-    # Behind the buffer, where counts say so, or their sums are no numbers of 32 bits.
+    # Behind the buffer, where counts say so, or where padding takes the sum past 32 bits.
     first = tl.where((first >= 0) & (first < rows), first, rows)
     return first, first + tl.minimum(left, rows - first)
 

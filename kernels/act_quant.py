@@ -74,6 +74,7 @@ def act_quant(
     pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
     amax_floor: smallest amax assumed, None for none (DeepSeek's inference code uses 1e-4).
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
+        A negative count counts as 0, and rows past M are nobody's.  E up to 1024, E * M up to 2^32.
 
     Returns (q [M, K] e4m3fn row-major, scale [M, K/128] fp32).  The scales are stored with stride 1
     along M, columns padded to a multiple of 4 rows, as TMA and cuBLASLt want to read them.  With

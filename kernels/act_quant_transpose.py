@@ -135,6 +135,7 @@ def act_quant_transpose(
     x: [R, C] bf16 or e4m3, stride 1 along C.  C: for bf16 a multiple of 16, for e4m3 of 128.
     x_scale: [R, C/128] fp32, of any strides, for e4m3; None for bf16.
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
+        A negative count counts as 0, and rows past R are nobody's.  E up to 1024, E * R up to 2^32.
     pow2_scale: round every scale up to a power of two, without which a re-tile is not exact.
 
     Returns (q_t [C, R] e4m3, scale [R/128, C] fp32 contiguous, lost [R/128, C/128] int32 contiguous,

@@ -31,7 +31,7 @@ def grouped_gemm_contiguous(
 
     x: [R, K] e4m3fn, K a multiple of 128.  x_scale: [R, K/128] fp32, one per 1x128 tile.
     w: [E, N, K] e4m3fn.  w_scale: [E, ceil(N/128), K/128] fp32, one per 128x128 block.
-    counts: [E] int32, rows of each expert.
+    counts: [E] int32, rows of each expert.  A negative count counts as 0.
     out_dtype: bf16 or fp32.
 
     Returns [R, N] of out_dtype, row-major; rows of padding are not written.

@@ -29,7 +29,7 @@ def grouped_gemm_masked(
 
     x: [E, C, K] e4m3fn, K a multiple of 128.  x_scale: [E, C, K/128] fp32, one per 1x128 tile.
     w: [E, N, K] e4m3fn.  w_scale: [E, ceil(N/128), K/128] fp32, one per 128x128 block.
-    counts: [E] int32, rows of each expert.
+    counts: [E] int32, rows of each expert.  A count above C counts as C, a negative one as 0.
     out_dtype: bf16 or fp32.
 
     Returns [E, C, N] of out_dtype, row-major; rows from counts[e] on are not written.

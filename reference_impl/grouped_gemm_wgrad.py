@@ -42,7 +42,7 @@ def grouped_gemm_wgrad(
 
     grad_t: [N, R] e4m3fn.  grad_scale: [R/128, N] fp32, one per 128 rows and channel.
     x_t: [K, R] e4m3fn.  x_scale: [R/128, K] fp32.
-    counts: [E] int32, rows of each expert.
+    counts: [E] int32, rows of each expert.  A negative count counts as 0.
     out: [E, N, K] fp32, written in place; without it the sums start from 0.
 
     Returns ``out``, or a new [E, N, K] fp32.

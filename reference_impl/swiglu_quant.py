@@ -37,6 +37,7 @@ def swiglu_quant(
     gate_up: [R, 2I] bf16 or e4m3, stride 1 along 2I; I a multiple of 128.
     gate_up_scale: [R, 2I/128] fp32, of any strides, for e4m3; None for bf16.
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
+        A negative count counts as 0, and rows past R are nobody's.  E up to 1024, E * R up to 2^32.
     row_weight: [R] fp32, contiguous, or None.
     pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
     capacity: C of a masked buffer (docs/decisions/0004), of R = E C rows; None for segments.

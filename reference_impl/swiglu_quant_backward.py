@@ -50,6 +50,7 @@ def swiglu_quant_backward(
     gate_up_q: [R, 2I] e4m3, stride 1 along 2I: gate and up as they were cached.
     gate_up_scale: [R, 2I/128] fp32, of any strides.
     counts: [E] int32, contiguous: rows of each expert (docs/decisions/0004); None where all rows count.
+        A negative count counts as 0, and rows past R are nobody's.  E up to 1024, E * R up to 2^32.
     row_weight: [R] fp32, contiguous, as ``swiglu_quant`` had it, or None.
     pow2_scale: round every scale up to a power of two, so that re-tiling later is lossless.
 

@@ -85,27 +85,6 @@ def test_lasting_programs(
     assert_equal(defined(arguments, got), defined(arguments, want), Exact(), names=names)
 
 
-@pytest.mark.parametrize(
-    "counts", [[-1, -(2**31), 3, -300], [2**31 - 1, 2**31 - 1, 5, 5], [2, 2**31 - 1, 1, 1]]
-)
-def test_lasting_programs_and_counts_that_make_no_sense(
-    counts: list[int], device: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing beside the results is touched; of negative ones the reference knows nothing more."""
-    case = ActQuantTranspose(t=70, c=256, e=4, k=2, x="e4m3", pow2=True, scales="spread")
-    arguments = case.inputs(device) | {
-        "counts": torch.tensor(counts, dtype=torch.int32, device=device)
-    }
-    monkeypatch.setattr(kernel, "SPARSE", 0)
-    monkeypatch.setattr(kernel, "_plans", Plans())
-    with guarded(monkeypatch), sm_limit(1):
-        got = act_quant_transpose(**arguments)
-    if min(counts) >= 0:
-        want = reference.act_quant_transpose(**arguments)
-        names = list(NAMES)
-        assert_equal(defined(arguments, got), defined(arguments, want), Exact(), names=names)
-
-
 def exact_values(q: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
     return q.double() * scale.double().repeat_interleave(128, dim=1)
 

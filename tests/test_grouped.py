@@ -9,57 +9,110 @@ import triton.language as tl
 
 from benchmarks.compare import Exact, assert_equal
 from kernels import _grouped as device_code
+from kernels import _retile
 from reference_impl import _grouped
 
 
 @triton.jit
-def _owners(counts_ptr, rows_ptr, out_ptr, experts, EXPERTS: tl.constexpr):
+def _owners(counts_ptr, rows_ptr, out_ptr, experts, rows, EXPERTS: tl.constexpr):
     place = tl.program_id(0)
     row = tl.load(rows_ptr + place)
-    ends = device_code.segment_ends(counts_ptr, experts, EXPERTS)
-    expert, start, end = device_code.owner(counts_ptr, ends, experts, row)
+    ends = device_code.segment_ends(counts_ptr, experts, rows, EXPERTS)
+    expert, start, end = device_code.owner(counts_ptr, ends, experts, rows, row)
     tl.store(out_ptr + place * 3, expert)
     tl.store(out_ptr + place * 3 + 1, start)
     tl.store(out_ptr + place * 3 + 2, end)
 
 
-COUNTS = ([1], [0], [128, 129, 127], [0, 0, 5], [5, 0, 0], [0, 3, 0, 0, 256], [0, 0, 0], [1] * 9)
+LIMIT = 2**31 - 1
+COUNTS = (
+    [1],
+    [0],
+    [128, 129, 127],
+    [0, 0, 5],
+    [5, 0, 0],
+    [0, 3, 0, 0, 256],
+    [0, 0, 0],
+    [1] * 9,
+    [9, -300, 7],
+    [-(2**31), 3, LIMIT],
+    [2, LIMIT, 4],
+    [LIMIT, LIMIT, 5],
+    [2**30] * 4,
+    [LIMIT] * 1024,
+)
 
 
-@pytest.mark.parametrize("counts", COUNTS)
-def test_owner(counts: list[int], device: str) -> None:
+def named(counts: list[int]) -> str:
+    return str(counts[:5])
+
+
+# A few rows, and about as many as so many experts may have.
+ROWS = pytest.mark.parametrize("rows", [300, 1000, LIMIT])
+
+
+@ROWS
+@pytest.mark.parametrize("counts", COUNTS, ids=named)
+def test_owner(counts: list[int], rows: int, device: str) -> None:
+    rows = min(rows, device_code.MOST_SUMMED // len(counts), LIMIT - 128)
     starts, total = [], 0
     for count in counts:
         starts.append(total)
-        total += -(-count // 128) * 128
-    ends = [start + count for start, count in zip(starts, counts, strict=True)]
-    rows = sorted(
-        {row + step for row in (*starts, *ends, total) for step in (-1, 0, 1) if row + step >= 0}
-    )
+        total += -(-max(count, 0) // 128) * 128
+    ends = [start + max(count, 0) for start, count in zip(starts, counts, strict=True)]
+    borders = {*starts, *ends, total, rows}
+    asked = sorted({b + step for b in borders for step in (-1, 0, 1) if 0 <= b + step < rows})
     held, places, got = (
         torch.tensor(values, dtype=torch.int32, device=device)
-        for values in (counts, rows, [[-1] * 3] * len(rows))
+        for values in (counts, asked, [[-1] * 3] * len(asked))
     )
-    _owners[(len(rows),)](
-        held, places, got, len(counts), EXPERTS=triton.next_power_of_2(len(counts))
+    _owners[(len(asked),)](
+        held, places, got, len(counts), rows, EXPERTS=triton.next_power_of_2(len(counts))
     )
-    for row, (expert, start, end) in zip(rows, got.tolist(), strict=True):
-        own = [e for e, c in enumerate(counts) if starts[e] <= row < starts[e] + -(-c // 128) * 128]
+    for row, (expert, start, end) in zip(asked, got.tolist(), strict=True):
+        own = [
+            e for e, first in enumerate(starts) if first <= row < first + -(-counts[e] // 128) * 128
+        ]
         if own:
-            assert (expert, start, end) == (own[0], starts[own[0]], ends[own[0]])
+            assert (expert, start, end) == (own[0], starts[own[0]], min(ends[own[0]], rows))
         else:
             assert (expert, end) == (len(counts), 0)
+
+
+@triton.jit
+def _places(counts_ptr, out_ptr, experts, rows, EXPERTS: tl.constexpr):
+    starts, ends, groups = _retile._segments(counts_ptr, experts, rows, EXPERTS)
+    places = tl.arange(0, EXPERTS)
+    tl.store(out_ptr + places * 3, starts)
+    tl.store(out_ptr + places * 3 + 1, ends)
+    tl.store(out_ptr + places * 3 + 2, groups)
+
+
+@ROWS
+@pytest.mark.parametrize("counts", COUNTS, ids=named)
+def test_lasting_programs_know_all_segments(counts: list[int], rows: int, device: str) -> None:
+    rows = min(rows, device_code.MOST_SUMMED // len(counts), LIMIT - 128)
+    padded = triton.next_power_of_2(len(counts))
+    got = torch.empty(padded, 3, dtype=torch.int32, device=device)
+    held = torch.tensor(counts, dtype=torch.int32, device=device)
+    _places[(1,)](held, got, len(counts), rows, EXPERTS=padded)
+    start, last, want = 0, -(-rows // 128), []
+    for count in counts:
+        want.append((min(start, last * 128), min(start + max(count, 0), rows)))
+        start += -(-max(count, 0) // 128) * 128
+    for (first, end, groups), (start_, end_) in zip(got.tolist(), want, strict=False):
+        assert (first, end, groups) == (start_, end_, min(start // 128, last))
 
 
 @pytest.mark.parametrize("counts", COUNTS)
 def test_rows_of_experts(counts: list[int]) -> None:
     held = torch.tensor(counts, dtype=torch.int32)
     starts = _grouped.segment_starts(held)
-    for rows in (int(starts[-1]), 130):
+    for rows in (min(int(starts[-1]), 300), 130):
         found = _grouped.rows_of_experts(held, rows)
         assert len(found) == len(counts)
         for expert, (own, count) in enumerate(zip(found, counts, strict=True)):
-            want = [row for row in range(starts[expert], starts[expert] + count) if row < rows]
+            want = [row for row in range(rows) if starts[expert] <= row < starts[expert] + count]
             assert_equal(own, torch.tensor(want, dtype=torch.int64), Exact())
 
 
