@@ -36,6 +36,8 @@ FUNCTION = re.compile(r"^\s*\.global\s+(\S+)")
 COMMENT = re.compile(r"/\*.*?\*/")
 OPCODE = re.compile(r"^(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)")
 USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
+REDUX = re.compile(r"^@!?P(\d) REDUX\b")
+PREDICATE = re.compile(r"\b(U?P)(\d)\b")
 SHAPE = re.compile(r"wgmma\.mma_async\.sync\.aligned\.(m\d+n\d+k\d+)(\.[\w.]+)")
 
 
@@ -62,6 +64,8 @@ class Compiled:
     seconds: float
     # Hash of grid, arguments, constants and options; empty where the launch was not recorded.
     launch: str = ""
+    # Instructions that ptxas gave another register's predicate (see misled).
+    misled: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -167,7 +171,35 @@ def inspect(kernel: Any, grid: tuple[int, ...] = (), seconds: float = 0.0) -> Co
         sass_code=_hash("\n".join(code)),
         sass_ops=_hash("\n".join(ops)),
         seconds=seconds,
+        misled=tuple(misled(code)),
     )
+
+
+def misled(code: list[str]) -> list[str]:
+    """Reductions over a warp that are executed under the wrong predicate.
+
+    ptxas 12.8 keeps a condition in a uniform register, UP2, say, and encodes a REDUX under it as one
+    under P2, which is something else: seen on an H200, where nine tenths of a product's elements were
+    wrong, and by no other trace (docs/log.md).  Told by a predicate that the block of instructions has
+    not set, where it has set the uniform one of the same number.
+    """
+    found: list[str] = []
+    seen: set[tuple[str, str]] = set()
+    for line in code:
+        if line.startswith(".L_"):
+            seen.clear()
+            continue
+        reduction = REDUX.match(line)
+        if reduction:
+            number = reduction.group(1)
+            if ("UP", number) in seen and ("P", number) not in seen:
+                found.append(line)
+        body = line.split(" ", 1)[1] if line.startswith("@") else line
+        # An instruction's results come first: of predicates, among its first two operands.
+        for operand in body.partition(" ")[2].split(",")[:2]:
+            if whole := PREDICATE.fullmatch(operand.strip()):
+                seen.add((whole.group(1), whole.group(2)))
+    return found
 
 
 def canonical(sass: str) -> list[str]:

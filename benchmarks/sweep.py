@@ -8,7 +8,7 @@ What is measured depends on the machine.  Everywhere: codegen for sm_90.  With a
 accuracy, device time, launch overhead and memory of ours and of the peers, beside the machine's own
 ceilings.  Without one: parity and accuracy in Triton's interpreter, and the reference's time.
 
-    python -m benchmarks.sweep --checkout DIR --commit HASH --results DIR [--operators a,b]
+    python -m benchmarks.sweep --checkout DIR --commit HASH --results DIR [--operators a,b] [--phase codegen]
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def sweep(
     results: Path,
     *,
     operators: Sequence[str] | None = None,
+    phases: Sequence[str] = PHASES,
     tell: Callable[[str], None] = print,
 ) -> Path:
     """Measure what the raw log of ``commit`` lacks; returns the log's path.
 
     checkout: a tree of that commit.  results: the folder of all machines.  operators: stems, all of
-    this harness's cases by default.  tell: called with a line of progress at a time.
+    this harness's cases by default.  phases: codegen, which needs no GPU that is quiet, and run.
+    tell: called with a line of progress at a time.
 
     Raises ValueError for an unknown operator.  A commit that lacks an operator, or gets one wrong,
     is not an error: the log says so.
@@ -82,7 +84,7 @@ def sweep(
     process = uuid.uuid4().hex[:12]
     writer = rawlog.Writer(path, commit=commit, process=process)
     stems = [MACHINE, *chosen] if has_hopper() else chosen
-    pairs = [(stem, phase) for stem in stems for phase in PHASES if (stem, phase) != FILED]
+    pairs = [(stem, phase) for stem in stems for phase in phases if (stem, phase) != FILED]
     work = [pair for pair in pairs if missing(path, *pair, tell)]
     if not work:
         tell(f"{commit[:12]}: nothing to measure, the raw log is complete")
@@ -265,11 +267,15 @@ def main() -> None:
     parser.add_argument("--commit", required=True)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--operators", type=lambda text: text.split(","))
+    parser.add_argument("--phase", choices=PHASES, help="that one alone")
     arguments = parser.parse_args()
     commit = _git(arguments.checkout, "rev-parse", "--verify", f"{arguments.commit}^{{commit}}")
     if not commit:
         parser.error(f"--commit: {arguments.checkout} has no commit {arguments.commit}")
-    path = sweep(arguments.checkout, commit, arguments.results, operators=arguments.operators)
+    phases = (arguments.phase,) if arguments.phase else PHASES
+    path = sweep(
+        arguments.checkout, commit, arguments.results, operators=arguments.operators, phases=phases
+    )
     print(path)
 
 

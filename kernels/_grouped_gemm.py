@@ -20,8 +20,8 @@ from triton import knobs
 from kernels import _chain, _check
 from kernels._cache import warm_l2
 from kernels._device import Plan, blueprint, describe, num_sms
+from kernels._product import BLOCK_K, sum_over_k, unrolled
 
-BLOCK_K = 128
 OUTPUTS = (torch.bfloat16, torch.float32)
 MOST = (1 << 31) - 1  # rows of a buffer, of all weights; coordinates of TMA are int32
 MAX_EXPERTS = 1024
@@ -32,6 +32,8 @@ class Config(NamedTuple):
 
     scales: how they come, as in ``fp8_gemm``: ``plain``, ``staged`` or ``ahead``, before which those of the
     whole tile are brought into the L2.
+    unroll: k-blocks an iteration, where it divides them.
+    registers: the most a thread may have, which lets one more program stand on a multiprocessor.
     """
 
     block_m: int
@@ -41,13 +43,15 @@ class Config(NamedTuple):
     programs_per_sm: int
     group_m: int = 8
     scales: str = "plain"
+    unroll: int = 1
+    registers: int | None = None
 
 
-LARGE = Config(128, 128, 8, 4, 1)
+LARGE = Config(128, 128, 8, 3, 1, scales="staged", unroll=2)
 WIDE = Config(64, 128, 4, 4, 2, group_m=16)
+TRIPLE = Config(64, 128, 4, 3, 3, group_m=16, registers=168)
 SMALL = Config(64, 64, 4, 4, 3, group_m=16, scales="ahead")
-STAGED = WIDE._replace(scales="staged")
-CONFIGS = (LARGE, WIDE, SMALL, STAGED)
+CONFIGS = (LARGE, WIDE, TRIPLE, SMALL)
 
 
 def choose(rows: int, experts: int, n: int, k: int, sms: int) -> Config:
@@ -57,11 +61,11 @@ def choose(rows: int, experts: int, n: int, k: int, sms: int) -> Config:
     flight (docs/log.md).
     """
     if rows > 256:
-        return WIDE if k <= 2048 else LARGE
+        return TRIPLE if k <= 2048 and rows <= 2048 else LARGE
     tiles = experts * triton.cdiv(rows, WIDE.block_m) * triton.cdiv(n, WIDE.block_n)
     if tiles < WIDE.programs_per_sm * sms:
         return SMALL
-    return STAGED if k <= 2048 else WIDE
+    return WIDE if k > 2048 and rows <= 64 else TRIPLE
 
 
 @triton.jit
@@ -110,47 +114,13 @@ def _warm_scales(
 
 
 @triton.jit
-def _sum(
-    x_desc, w_desc, x_scale_ptrs, w_scale_ptr, x_row, w_row, k_blocks, stride_xs_k, stride_ws_k,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PREFETCH: tl.constexpr,
-    STAGES: tl.constexpr,
-):  # fmt: skip
-    """[BLOCK_M, BLOCK_N] fp32: the sum over K of the tile at these rows of both operands."""
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    if PREFETCH:
-        x_scale = tl.load(x_scale_ptrs)
-        w_scale = tl.load(w_scale_ptr)
-    # Stages of its own make a loop pipeline all its loads, not only those that a dot takes.
-    for block in tl.range(0, k_blocks, num_stages=STAGES):
-        # The order matters to the compiler (docs/log.md): operands before scales.
-        if PREFETCH:
-            following = tl.cast(tl.minimum(block + 1, k_blocks - 1), tl.int64)
-            next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
-            next_w_scale = tl.load(w_scale_ptr + following * stride_ws_k)
-        x = x_desc.load([x_row, block * BLOCK_K])
-        w = w_desc.load([w_row, block * BLOCK_K])
-        if PREFETCH:
-            partial = tl.dot(x, w.T)
-            scale = x_scale * w_scale
-            x_scale, w_scale = next_x_scale, next_w_scale
-        else:
-            at = tl.cast(block, tl.int64)
-            scale = tl.load(x_scale_ptrs + at * stride_xs_k) * tl.load(
-                w_scale_ptr + at * stride_ws_k
-            )
-            partial = tl.dot(x, w.T)
-        acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
-    return acc
-
-
-@triton.jit
 def _grouped_gemm_kernel(
     x_desc, w_desc, out_ptr, x_scale_ptr, w_scale_ptr, counts_ptr, experts, rows, n, k,
     stride_xs_e, stride_xs_m, stride_xs_k, stride_ws_e, stride_ws_n, stride_ws_k,
     MASKED: tl.constexpr, EXPERTS: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
-    NUM_PROGRAMS: tl.constexpr, PREFETCH: tl.constexpr, WARM: tl.constexpr, STAGES: tl.constexpr,
-    CHAIN: tl.constexpr,
+    NUM_PROGRAMS: tl.constexpr, AHEAD: tl.constexpr, WARM: tl.constexpr, STAGES: tl.constexpr,
+    UNROLL: tl.constexpr, CHAIN: tl.constexpr,
 ):  # fmt: skip
     _chain.begin(CHAIN)
     tiles_n = tl.cdiv(n, BLOCK_N)
@@ -166,13 +136,18 @@ def _grouped_gemm_kernel(
     first_row = 0
     count = 0
     for tile in range(tl.program_id(0), tl.sum(tiles, axis=0), NUM_PROGRAMS):
-        if tile >= end_tile:
-            expert = tl.sum((ends <= tile).to(tl.int32), axis=0)
-            mine = places == expert
-            end_tile = tl.sum(tl.where(mine, ends, 0), axis=0)
-            first_tile = end_tile - tl.sum(tl.where(mine, tiles, 0), axis=0)
-            first_row = tl.sum(tl.where(mine, starts, 0), axis=0)
-            count = tl.sum(tl.where(mine, valid, 0), axis=0)
+        # Of 32 experts, which a warp holds, always: under a condition ptxas 12.8 runs a warp's reductions
+        # under another (docs/log.md).
+        if EXPERTS <= 32 or tile >= end_tile:
+            before = ends <= tile
+            expert = tl.sum(before.to(tl.int32), axis=0)
+            first_tile = tl.max(tl.where(before, ends, 0), axis=0)
+            end_tile = tl.sum(tl.where(places == expert, ends, 0), axis=0)
+            if not MASKED:
+                first_row = tl.sum(tl.where(places == expert, starts, 0), axis=0)
+            # Loaded again: kept for all experts it would take registers from the sum.
+            count = tl.maximum(tl.load(counts_ptr + expert), 0)
+            count = tl.minimum(count, rows - first_row)
         start_m, start_n = _place(tile - first_tile, count, tiles_n, BLOCK_M, BLOCK_N, GROUP_M)
         wide_expert = tl.cast(expert, tl.int64)
         if MASKED:
@@ -194,9 +169,10 @@ def _grouped_gemm_kernel(
                 x_scale_base, w_scale_ptrs, start_m, count, k_blocks, stride_xs_m, stride_xs_k,
                 stride_ws_k, BLOCK_M,
             )  # fmt: skip
-        acc = _sum(
+        acc = sum_over_k(
             x_desc, w_desc, x_scale_ptrs, w_scale_ptrs, x_row, expert * n + start_n, k_blocks,
-            stride_xs_k, stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, PREFETCH, STAGES,
+            stride_xs_k, stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, AHEAD, STAGES,
+            UNROLL, SWAP=False,
         )  # fmt: skip
         columns = start_n + tl.arange(0, BLOCK_N)
         inside = (own < count)[:, None] & (columns < n)[None, :]
@@ -243,6 +219,7 @@ class GroupedPlan:
     ) -> None:  # fmt: skip
         masked = x.dim() == 3
         experts, n, k = w.shape
+        unroll, stages = unrolled(k, config.unroll, config.stages)
         # What the host knows of the number of tiles; the counts are on the device.
         rows = x.shape[-2]
         most = triton.cdiv(x.shape[:-1].numel(), config.block_m) + experts
@@ -252,18 +229,19 @@ class GroupedPlan:
         self.w = blueprint(w.view(-1, k), (config.block_n, BLOCK_K))
         strides = x_scale.stride() if masked else (0, *x_scale.stride())
         chain = _chain.mode("grouped_gemm")
+        limits = {} if config.registers is None else {"maxnreg": config.registers}
         self.plan = Plan(
             _grouped_gemm_kernel, (programs,),
             (experts, rows, n, k, *strides, *w_scale.stride()),
             {
                 "MASKED": masked, "EXPERTS": triton.next_power_of_2(experts),
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
-                "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "PREFETCH": config.scales == "ahead",
+                "GROUP_M": config.group_m, "NUM_PROGRAMS": programs, "AHEAD": config.scales == "ahead",
                 "WARM": config.scales == "ahead" and not knobs.runtime.interpret,
-                "STAGES": config.stages if config.scales == "staged" else None, "CHAIN": chain,
+                "STAGES": stages if config.scales == "staged" else None, "UNROLL": unroll, "CHAIN": chain,
             },
-            num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
-            **_chain.options(chain),
+            num_warps=config.warps, num_stages=stages, enable_fp_fusion=False,
+            **_chain.options(chain), **limits,
         )  # fmt: skip
 
     def __call__(

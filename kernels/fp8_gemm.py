@@ -2,10 +2,10 @@
 
 Bound: the tensor cores from a few hundred tokens on, below that reading the weight once.
 Plan: persistent programs walk output tiles in groups that share their operands in the L2; TMA
-brings both operands into 128-byte-swizzled shared memory, several k-blocks ahead; each k-block is
-one tl.dot from zero (four wgmma instructions), promoted to fp32 registers by an explicit fma.  The
-order of the sum is the reference's for every tile shape, so all configurations agree in every bit.
-A handful of tokens has kernels of its own (kernels/_fp8_gemm_narrow.py).
+brings both operands into 128-byte-swizzled shared memory, several k-blocks ahead; the sum over K is that
+of kernels/_product.py.  The order of the sum is the reference's for every tile shape, so all
+configurations agree in every bit.  Where multiprocessors have a tile each, or tokens are few, there are
+kernels of their own (kernels/_fp8_gemm_few.py, kernels/_fp8_gemm_split.py).
 What was tried and what it gave: docs/log.md.
 """
 
@@ -19,10 +19,14 @@ import triton.language as tl
 
 from kernels import _check
 from kernels._device import Plan, Plans, blueprint, describe, layout, num_sms
-from kernels._fp8_gemm_narrow import NARROW, TOKENS, Narrow, NarrowPlan, choose_narrow
+from kernels._fp8_gemm_few import FEW, Few, FewPlan, choose_few
+from kernels._fp8_gemm_split import SPLIT, Split, SplitPlan, choose_split
+from kernels._product import BLOCK_K, sum_over_k, unrolled
 
-BLOCK_K = 128  # the promotion interval, and the width of a 128-byte swizzle in e4m3
 OUTPUTS = (torch.bfloat16, torch.float32)
+SHARED = (
+    224 << 10
+)  # bytes of a multiprocessor's 227 KiB for tiles; the rest is for scales and barriers
 
 _plans = Plans()
 
@@ -34,6 +38,8 @@ class Config(NamedTuple):
     in the stages of the operands.  ``ahead``: one k-block ahead.
     flatten: fetch for the next tile before the last one is stored, which costs registers and pays
     where tiles are short.
+    unroll: k-blocks an iteration, where it divides them.
+    copied: results leave by TMA, for which they take room in shared memory, where their rows allow it.
     """
 
     block_m: int
@@ -44,52 +50,51 @@ class Config(NamedTuple):
     group_m: int = 8
     scales: str = "plain"
     flatten: bool = False
+    unroll: int = 1
+    copied: bool = True
 
     @property
     def instruction_n(self) -> int:
         """N of its wgmma."""
         return self.block_n
 
+    @property
+    def most_tokens(self) -> int | None:
+        """The most that it takes; None for any number."""
+        return None
 
-LARGE = Config(128, 128, 8, 4, 1)
+
+LARGE = Config(128, 128, 8, 3, 1, scales="staged", unroll=2)
 TALL = Config(128, 64, 4, 4, 2, scales="ahead")
-WIDE = Config(64, 128, 4, 4, 2)
-SHORT = WIDE._replace(flatten=True)
+SHORT = Config(64, 128, 4, 4, 2, flatten=True)
 MIDDLE = SHORT._replace(scales="staged")
-# For few tokens, where a k-block waits for memory and its latency: by what the tiles of N leave idle.
-MANY = Config(64, 64, 4, 4, 3, scales="staged")
-LONG = Config(64, 64, 4, 6, 2, scales="staged")
-HALF = Config(64, 32, 4, 6, 3, scales="staged")
-QUARTER = Config(64, 16, 4, 8, 2, scales="staged")
-CONFIGS: tuple[Config | Narrow, ...] = (
-    LARGE, TALL, WIDE, SHORT, MIDDLE, MANY, LONG, HALF, QUARTER, *NARROW,
+TRIPLE = Config(64, 128, 4, 3, 3, group_m=16, scales="staged", copied=False)
+CONFIGS: tuple[Config | Few | Split, ...] = (
+    LARGE, TALL, SHORT, MIDDLE, TRIPLE, *FEW, *SPLIT,
 )  # fmt: skip
 
 
-def choose(m: int, n: int, k: int, sms: int) -> Config | Narrow:
+def choose(m: int, n: int, k: int, sms: int) -> Config | Few | Split:
     """Configuration for M x N x K on ``sms`` multiprocessors, as measured on an H200 (docs/log.md)."""
-    if m <= TOKENS:
-        return choose_narrow(m, n, k, sms)
-    tiles = triton.cdiv(m, LARGE.block_m) * triton.cdiv(n, LARGE.block_n)
-    if m <= 128 or tiles < sms:
-        return _choose_small(triton.cdiv(m, 64), n, k, sms)
-    if k <= 1536:
-        return SHORT
-    if tiles < 0.85 * triton.cdiv(tiles, sms) * sms:
-        return TALL  # the last wave of large tiles would leave too many multiprocessors idle
-    return MIDDLE if k <= 2048 else LARGE
+    fewer = choose_split(m, n, k, sms) or choose_few(m, n, k, sms)
+    if fewer is not None:
+        return fewer
+    if k <= 1024:
+        return SHORT if m > 1024 else MIDDLE
+    if k <= 2048 or m <= 128:
+        return TRIPLE
+    tall, large = (_waves(config, m, n, sms) for config in (TALL, LARGE))
+    return TALL if 1.13 * tall < large else LARGE
 
 
-def _choose_small(rows: int, n: int, k: int, sms: int) -> Config:
-    """The widest tile that still gives most multiprocessors one."""
-    if k <= 1024 and rows * triton.cdiv(n, WIDE.block_n) >= 0.9 * sms:
-        return WIDE
-    tiles = rows * triton.cdiv(n, LONG.block_n)
-    if tiles >= 2.5 * sms:
-        return MANY  # three programs a multiprocessor, with fewer stages each
-    if tiles >= 0.8 * sms:
-        return LONG
-    return HALF if rows * triton.cdiv(n, HALF.block_n) >= 0.9 * sms else QUARTER
+def _waves(config: Config, m: int, n: int, sms: int) -> float:
+    """Rounds of tiles on all multiprocessors; a last one in which each program is alone on its own
+    takes 0.6 as long."""
+    tiles: int = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
+    slots = sms * config.programs_per_sm
+    left = tiles % slots
+    last = 0.0 if left == 0 else 0.6 if left <= sms < slots else 1.0
+    return last + tiles // slots
 
 
 @triton.jit
@@ -98,11 +103,10 @@ def _fp8_gemm_kernel(
     stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
     TMA_STORE: tl.constexpr, NUM_PROGRAMS: tl.constexpr, AHEAD: tl.constexpr, FLATTEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    STAGES: tl.constexpr, UNROLL: tl.constexpr,
 ):  # fmt: skip
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
-    k_blocks = k // BLOCK_K
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, NUM_PROGRAMS, flatten=FLATTEN):
         # GROUP_M tiles of rows by all tiles of columns before the next rows.
         group = tile // (GROUP_M * tiles_n)
@@ -115,31 +119,10 @@ def _fp8_gemm_kernel(
         # Rows past the end read the last row's scale; TMA gives them zeros and nothing stores them.
         x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
         w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
-        acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-        if AHEAD:
-            x_scale = tl.load(x_scale_ptrs)
-            w_scale = tl.load(w_scale_ptrs)
-        # Stages of its own make a loop pipeline all its loads, not only those that a dot takes.
-        for block in tl.range(0, k_blocks, num_stages=STAGES):
-            # The order matters to the compiler: with scales loaded before the operands, large tiles
-            # take a third longer (docs/log.md).
-            if AHEAD:
-                following = tl.minimum(block + 1, k_blocks - 1)
-                next_x_scale = tl.load(x_scale_ptrs + following * stride_xs_k)
-                next_w_scale = tl.load(w_scale_ptrs + following * stride_ws_k)
-            x = x_desc.load([start_m, block * BLOCK_K])
-            w = w_desc.load([start_n, block * BLOCK_K])
-            if AHEAD:
-                partial = tl.dot(x, w.T)
-                scale = x_scale * w_scale
-                x_scale, w_scale = next_x_scale, next_w_scale
-            else:
-                scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
-                    w_scale_ptrs + block * stride_ws_k
-                )
-                partial = tl.dot(x, w.T)
-            acc = tl.fma(partial, tl.broadcast_to(scale[:, None], (BLOCK_M, BLOCK_N)), acc)
-
+        acc = sum_over_k(
+            x_desc, w_desc, x_scale_ptrs, w_scale_ptrs, start_m, start_n, k // BLOCK_K, stride_xs_k,
+            stride_ws_k, BLOCK_M, BLOCK_N, BLOCK_K, AHEAD, STAGES, UNROLL, SWAP=False,
+        )  # fmt: skip
         out = acc.to(out_ptr.dtype.element_ty)
         if TMA_STORE:
             out_desc.store([start_m, start_n], out)
@@ -219,12 +202,16 @@ class GemmPlan:
         out: torch.Tensor, config: Config,
     ) -> None:  # fmt: skip
         (m, k), n = x.shape, w.shape[0]
+        unroll, stages = unrolled(k, config.unroll, config.stages)
         tiles = triton.cdiv(m, config.block_m) * triton.cdiv(n, config.block_n)
         programs = min(tiles, num_sms(x.device) * config.programs_per_sm)
         self.x = blueprint(x, (config.block_m, BLOCK_K))
         self.w = blueprint(w, (config.block_n, BLOCK_K))
-        # TMA wants rows of a multiple of 16 bytes; without them the tile is stored the ordinary way.
-        tma_store = n * out.element_size() % 16 == 0
+        # TMA wants rows of a multiple of 16 bytes, and the tile's room beside the stages; without them
+        # the tile is stored the ordinary way.
+        operands = stages * unroll * (config.block_m + config.block_n) * BLOCK_K
+        room = operands + config.block_m * config.block_n * out.element_size() <= SHARED
+        tma_store = config.copied and room and n * out.element_size() % 16 == 0
         self.out = blueprint(out, (config.block_m, config.block_n)) if tma_store else None
         self.plan = Plan(
             _fp8_gemm_kernel, (programs,), (m, n, k, *x_scale.stride(), *w_scale.stride()),
@@ -232,9 +219,9 @@ class GemmPlan:
                 "BLOCK_M": config.block_m, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K,
                 "GROUP_M": config.group_m, "TMA_STORE": tma_store, "NUM_PROGRAMS": programs,
                 "AHEAD": config.scales == "ahead", "FLATTEN": config.flatten,
-                "STAGES": config.stages if config.scales == "staged" else None,
+                "STAGES": stages if config.scales == "staged" else None, "UNROLL": unroll,
             },
-            num_warps=config.warps, num_stages=config.stages, enable_fp_fusion=False,
+            num_warps=config.warps, num_stages=stages, enable_fp_fusion=False,
         )  # fmt: skip
 
     def __call__(
@@ -256,24 +243,26 @@ class NothingToSum:
 
 def plan_for(
     x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
-    config: Config | Narrow,
-) -> GemmPlan | NarrowPlan | NothingToSum:  # fmt: skip
-    """What to call with tensors like these; a narrow configuration takes up to TOKENS tokens."""
+    config: Config | Few | Split,
+) -> GemmPlan | FewPlan | SplitPlan | NothingToSum:  # fmt: skip
+    """What to call with tensors like these, of no more tokens than ``config`` takes."""
     if x.shape[1] == 0:
         return NothingToSum()
-    if isinstance(config, Narrow):
-        return NarrowPlan(x, x_scale, w, w_scale, config)
+    if isinstance(config, Split):
+        return SplitPlan(x, x_scale, w, w_scale, config)
+    if isinstance(config, Few):
+        return FewPlan(x, x_scale, w, w_scale, config)
     return GemmPlan(x, x_scale, w, w_scale, out, config)
 
 
-def configurations(m: int) -> list[Config | Narrow]:
+def configurations(m: int) -> list[Config | Few | Split]:
     """Those that can take M tokens."""
-    return [config for config in CONFIGS if m <= TOKENS or not isinstance(config, Narrow)]
+    return [c for c in CONFIGS if c.most_tokens is None or m <= c.most_tokens]
 
 
 def run(
     x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor, out: torch.Tensor,
-    config: Config | Narrow,
+    config: Config | Few | Split,
 ) -> None:  # fmt: skip
     """One launch of one configuration into ``out``; arguments are not checked."""
     plan_for(x, x_scale, w, w_scale, out, config)(x, x_scale, w, w_scale, out)

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from benchmarks import cases, codegen
-from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
+from benchmarks.cases import fp8_gemm as problems
 from harness import _problem
 from harness import codegen as command
 from kernels._device import HOPPER_SMS, Plan, sm_limit
-from kernels._fp8_gemm_narrow import Narrow
-from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose
+from kernels._fp8_gemm_few import Few
+from kernels._fp8_gemm_split import Split
+from kernels._product import BLOCK_K
+from kernels.fp8_gemm import CONFIGS, Config, choose
 from tests.test_inputs import LAUNCHING, small
 
 if TYPE_CHECKING:
@@ -47,11 +49,10 @@ def compiled(arguments: list[str], cache: Path) -> str:
 
 def by_configuration() -> dict[str, str]:
     """A production case of fp8_gemm for each configuration that one is chosen by, and which."""
-    found: dict[Config | Narrow, str] = {}
-    for layer, (n, k) in LINEAR.items():
-        for m in TOKENS:
-            config = choose(m, n, k, HOPPER_SMS)
-            found.setdefault(config, f"layer={layer},m={m}")
+    found: dict[Config | Few | Split, str] = {}
+    for case in problems.PRODUCTION:
+        config = choose(case.m, case.n, case.k, HOPPER_SMS)
+        found.setdefault(config, f"layer={case.layer},m={case.m},")
     return {case: f"m64n{config.instruction_n}k32.f32.e4m3.e4m3" for config, case in found.items()}
 
 
@@ -74,6 +75,7 @@ def test_every_kernel_compiles_without_spilling(built: list[command.Built]) -> N
             assert 8 <= kernel.registers <= 255
             assert kernel.shared <= 227 * 1024  # what a block of an SM of Hopper can have
             assert kernel.instructions > 20
+            assert not kernel.misled
 
 
 @pytest.mark.long
@@ -198,3 +200,15 @@ def test_choices_are_configurations() -> None:
     shapes = set(by_configuration().values())
     assert len(shapes) > 3
     assert shapes <= {f"m64n{config.instruction_n}k32.f32.e4m3.e4m3" for config in CONFIGS}
+
+
+def test_a_reduction_under_the_wrong_predicate_is_seen() -> None:
+    """As ptxas 12.8 encodes it, and as it should be."""
+    condition = "UISETP.GE.AND UP2, UPT, UR53, UR60, UPT"
+    copied = "PLOP3.LUT P2, PT, PT, PT, UP2, 0x80, 0x0"
+    reduction = "@P2 REDUX.SUM.S32 UR48, R0"
+    before = ["ISETP.GT.AND P2, PT, R13, 0xff, !P2", ".L_x_11"]
+    assert codegen.misled([*before, condition, reduction]) == [reduction]
+    assert codegen.misled([*before, condition, copied, reduction]) == []
+    assert codegen.misled([*before, reduction]) == []
+    assert codegen.misled([*before, condition, "REDUX.SUM.S32 UR48, R0"]) == []

@@ -17,3 +17,6 @@ def test_what_only_untimed_cases_reach_compiles() -> None:
     built = codegen.collect(codegen.elsewhere([(stem, codegen.EDGES) for stem in LAUNCHING]))
     assert len(built) > len(LAUNCHING)
     assert not [f"{one.operator} {one.case}: {one.error}" for one in built if one.error]
+    for kernel in (kernel for one in built for kernel in one.kernels):
+        assert kernel.shared <= 227 * 1024
+        assert not kernel.misled

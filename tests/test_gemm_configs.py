@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.cases._deepseek_v3 import LINEAR, TOKENS
+from benchmarks.cases import fp8_gemm as cases
+from benchmarks.cases._deepseek_v3 import LINEAR
 from benchmarks.cases.fp8_gemm import Fp8Gemm
 from benchmarks.compare import Exact, assert_equal
 from kernels._device import HOPPER_SMS
-from kernels._fp8_gemm_narrow import NARROW, Narrow, NarrowPlan
-from kernels.fp8_gemm import BLOCK_K, CONFIGS, Config, choose, configurations, run
+from kernels._fp8_gemm_few import Few
+from kernels._fp8_gemm_split import SPLIT, Split, SplitPlan
+from kernels._product import BLOCK_K
+from kernels.fp8_gemm import CONFIGS, Config, choose, configurations, run
 from reference_impl.fp8_gemm import fp8_gemm
 from tests._guards import guarded
 
@@ -57,7 +60,7 @@ def problem(case: Fp8Gemm, device: str) -> tuple[dict[str, Any], torch.Tensor]:
     return arguments, fp8_gemm(**arguments)
 
 
-def check(case: Fp8Gemm, config: Config | Narrow, device: str) -> None:
+def check(case: Fp8Gemm, config: Config | Few | Split, device: str) -> None:
     arguments, want = problem(case, device)
     # Poisoned: what the kernel leaves out reads as NaN.
     out = torch.full((case.m, case.n), float("nan"), dtype=arguments["out_dtype"], device=device)
@@ -68,14 +71,14 @@ def check(case: Fp8Gemm, config: Config | Narrow, device: str) -> None:
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize(("config", "case"), pairs(SMALL))
 def test_every_configuration_equals_the_reference(
-    config: Config | Narrow, case: Fp8Gemm, device: str
+    config: Config | Few | Split, case: Fp8Gemm, device: str
 ) -> None:
     check(case, config, device)
 
 
 @pytest.mark.parametrize(("config", "case"), pairs((SMALL[2], SMALL[5])))
 def test_no_configuration_writes_beside_its_results(
-    config: Config | Narrow, case: Fp8Gemm, device: str, monkeypatch: pytest.MonkeyPatch
+    config: Config | Few | Split, case: Fp8Gemm, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor beside the partial products of those that split the sum."""
     arguments = case.inputs(device)
@@ -86,14 +89,14 @@ def test_no_configuration_writes_beside_its_results(
 
 
 @pytest.mark.usefixtures("products")
-@pytest.mark.parametrize("config", [config for config in NARROW if config.span is not None])
+@pytest.mark.parametrize("config", SPLIT)
 def test_a_split_sum_is_written_as_far_as_it_is_read(
-    config: Narrow, device: str, monkeypatch: pytest.MonkeyPatch
+    config: Split, device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its promotion reads fours: what stands past the last k-block is dropped, but must have been written."""
     case = Fp8Gemm(m=3, n=130, k=1152)
     operands = {name: case.inputs(device)[name] for name in OPERANDS}
-    plan = NarrowPlan(**operands, config=config)
+    plan = SplitPlan(**operands, config=config)
     promotion, read = plan.promotion, []
 
     def promoted(where: torch.device, scratch: torch.Tensor, out: torch.Tensor) -> None:
@@ -110,7 +113,7 @@ def test_a_split_sum_is_written_as_far_as_it_is_read(
 @pytest.mark.gpu
 @pytest.mark.usefixtures("products")
 @pytest.mark.parametrize(("config", "case"), pairs(LARGE))
-def test_and_on_large_problems(config: Config | Narrow, case: Fp8Gemm, device: str) -> None:
+def test_and_on_large_problems(config: Config | Few | Split, case: Fp8Gemm, device: str) -> None:
     check(case, config, device)
 
 
@@ -131,5 +134,6 @@ def test_only_configurations_are_chosen() -> None:
 
 def test_every_configuration_is_chosen_by_a_production_shape() -> None:
     """One that is not is tested, compiled and read for nothing."""
-    chosen = {choose(m, n, k, HOPPER_SMS) for n, k in LINEAR.values() for m in TOKENS}
+    tokens = {case.m for case in cases.PRODUCTION}
+    chosen = {choose(m, n, k, HOPPER_SMS) for n, k in LINEAR.values() for m in tokens}
     assert chosen == set(CONFIGS)

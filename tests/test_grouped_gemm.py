@@ -216,8 +216,8 @@ def chosen(stem: str, case: Case) -> Config:
     (found,) = [
         config
         for config in CONFIGS
-        if (config.block_m, config.block_n, config.stages if config.scales == "staged" else None)
-        == (options["BLOCK_M"], options["BLOCK_N"], options["STAGES"])
+        if (config.block_m, config.block_n, config.registers)
+        == (options["BLOCK_M"], options["BLOCK_N"], options.get("maxnreg"))
     ]
     return found
 

@@ -21,7 +21,7 @@ pytest.importorskip("pandas", reason="the report needs pandas")
 
 from typing import TYPE_CHECKING
 
-from harness import _logs, _markdown, _tables, report
+from harness import _logs, _markdown, _table_parts, report
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -232,7 +232,7 @@ def test_the_case_order_is_the_tables_not_the_alphabets(root: Path) -> None:
     run(root)
     assert [row[1] for row in table(root, "fp8_gemm")] == ["1", "4096"]
     logs = _logs.load(root / "results", lambda _: None)
-    assert _tables.peers(logs[-1], "fp8_gemm") == ["cublaslt"]
+    assert _table_parts.peers(logs[-1], "fp8_gemm") == ["cublaslt"]
 
 
 def test_the_picture_is_the_same_bytes_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

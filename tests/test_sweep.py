@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rawlog, tasks
+from benchmarks import rawlog, sweep, tasks
 from benchmarks.worker import Worker
 
 # The real sweep and the real start of its child, whose work is to wait.
@@ -95,3 +95,18 @@ def test_a_step_that_was_not_finished_has_no_number(tmp_path: Path, error: BaseE
         rows = rawlog.read(writer.path, pytest.fail)
         assert {(row["kind"], row["status"]) for row in rows} == {("status", "failed")}
         assert rows
+
+
+@pytest.mark.parametrize("phases", [("codegen",), ("run",), sweep.PHASES])
+def test_a_phase_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: tuple[str, ...]
+) -> None:
+    """Compiling comes first, and what is not asked for is not begun."""
+    begun: list[str] = []
+    monkeypatch.setattr(sweep, "_run_child", lambda stem, phase, *rest: begun.append(phase))
+    monkeypatch.setattr(sweep, "_date", lambda checkout, commit: "2026-01-01")
+    sweep.sweep(tmp_path, "0" * 40, tmp_path, operators=["act_quant"], phases=phases, tell=print)
+    ceilings = ["run"] if sweep.has_hopper() and "run" in phases else []
+    assert begun == [*(phase for phase in ("codegen",) if phase in phases), *ceilings, *(
+        phase for phase in ("run",) if phase in phases
+    )]  # fmt: skip

@@ -127,16 +127,19 @@ def against_float64(arguments: dict[str, Any], got: Any) -> tuple[Any, Any]:
     return got, x @ w.T
 
 
+# Of what lies between the timed ones, some have configurations of their own.
 PRODUCTION = tuple(
-    Fp8Gemm(m=m, n=n, k=k, layer=layer, bench=True)
+    Fp8Gemm(m=m, n=n, k=k, layer=layer, bench=m in TOKENS)
     for layer, (n, k) in LINEAR.items()
-    for m in TOKENS
+    for m in (*TOKENS, 32)
 )
 EDGES = (
     *(Fp8Gemm(m=m, n=256, k=256) for m in (0, 1, 7, 63, 64, 65, 128, 129)),
     *(Fp8Gemm(m=m, n=2112, k=7168, layer="q_a+kv_a") for m in (7, 129, 4001)),
     *(Fp8Gemm(m=65, n=n, k=256) for n in (0, 1, 8, 64, 129, 576)),
     *(Fp8Gemm(m=m, n=576, k=2048) for m in (16, 17)),
+    # Large tiles of a result that does not fit beside their operands.
+    Fp8Gemm(m=256, n=7168, k=16384, out="fp32", layer="o"),
     *(Fp8Gemm(m=33, n=136, k=k) for k in (0, 128, 384, 512, 640)),
     *(
         Fp8Gemm(m=65, n=192, k=384, data=data)

@@ -1,14 +1,12 @@
-"""fp8_gemm for a handful of tokens: the weight streams through once, and that is all of the time.
+"""fp8_gemm for one token or a few and few rows of the weight: K is split among programs.
 
 Plan: operands change places, so that 64 rows of the weight, not 64 rows for one token, fill the
-instruction (wgmma m64n16).  Scales travel through shared memory in the stages of the operands, so a
-k-block waits for nothing but its own bytes.  Where N has few tiles, the chain of k-blocks is what
-takes the time, not the memory; then K is split among programs.  A sum over K has one order
-(reference_impl/fp8_gemm.py), so a program does not add its blocks up: it writes each block's partial
-product, 4 bytes for 128 of the weight and token, and a second kernel promotes them in order.  The bits
-are those of every other configuration.  The k-blocks of one output lie side by side, so that the second
-kernel has all of them in flight, 16 bytes a load; the scales, multiplied, are left beside them, since
-reading them from memory would take as long again.
+instruction (wgmma m64n16).  Where N has few tiles, the chain of k-blocks is what takes the time, not the
+memory.  A sum over K has one order (reference_impl/fp8_gemm.py), so a program does not add its blocks up:
+it writes each block's partial product, 4 bytes for 128 of the weight and token, and a second kernel
+promotes them in order.  The bits are those of every other configuration.  The k-blocks of one output lie
+side by side, so that the second kernel has all of them in flight, 16 bytes a load; the scales, multiplied,
+are left beside them, since reading them from memory would take as long again.
 """
 
 from __future__ import annotations
@@ -22,65 +20,44 @@ from triton import knobs
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 from kernels._device import Plan, blueprint, describe
+from kernels._product import BLOCK_K
 
-BLOCK_K = 128
 TOKENS = 16  # the most; the smallest N that tl.dot takes
 COLUMNS = 32  # of the output, a program of the second kernel
 UNROLL = 64  # k-blocks in flight there
 
 
-class Narrow(NamedTuple):
+class Split(NamedTuple):
     """Tile of the weight's rows of one program.  span: k-blocks of a program, a multiple of 4 that divides
-    16; None for all."""
+    16."""
 
     block_n: int
     warps: int
     stages: int
-    span: int | None
+    span: int
 
     @property
     def instruction_n(self) -> int:
         """N of its wgmma."""
         return TOKENS
 
+    @property
+    def most_tokens(self) -> int:
+        """The most that it takes."""
+        return TOKENS
 
-WHOLE, SPLIT, COARSE = Narrow(64, 4, 6, None), Narrow(64, 4, 3, 4), Narrow(64, 4, 3, 8)
-NARROW = (WHOLE, SPLIT, COARSE)
+
+FINE, COARSE = Split(64, 4, 3, 4), Split(64, 4, 3, 8)
+SPLIT = (FINE, COARSE)
 
 
-def choose_narrow(m: int, n: int, k: int, sms: int) -> Narrow:
+def choose_split(m: int, n: int, k: int, sms: int) -> Split | None:
     """Split where tiles are so few that each would have to take a k-block faster than it can, and tokens
     so few that the promotion of their partial products takes less than that saves (docs/log.md)."""
-    tiles = triton.cdiv(n, WHOLE.block_n)
-    split = SPLIT if tiles <= 0.3 * sms else COARSE
-    shared = k // BLOCK_K > (split.span or 0)
-    return split if shared and tiles <= 0.5 * sms and m * tiles <= sms else WHOLE
-
-
-@triton.jit
-def _narrow_kernel(
-    x_desc, w_desc, out_ptr, x_scale_ptr, w_scale_ptr, m, n, k,
-    stride_xs_m, stride_xs_k, stride_ws_n, stride_ws_k,
-    TOKENS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, STAGES: tl.constexpr,
-):  # fmt: skip
-    start_n = tl.program_id(0) * BLOCK_N
-    rows = tl.arange(0, TOKENS)
-    x_scale_ptrs = x_scale_ptr + tl.minimum(rows, m - 1) * stride_xs_m
-    w_scale_ptrs = w_scale_ptr + (start_n // 128) * stride_ws_n
-    acc = tl.zeros((BLOCK_N, TOKENS), tl.float32)
-    # With stages of its own the loop pipelines all its loads, not only those that a dot takes.
-    for block in tl.range(0, k // BLOCK_K, num_stages=STAGES):
-        w = w_desc.load([start_n, block * BLOCK_K])
-        x = x_desc.load([0, block * BLOCK_K])
-        scale = tl.load(x_scale_ptrs + block * stride_xs_k) * tl.load(
-            w_scale_ptrs + block * stride_ws_k
-        )
-        partial = tl.dot(w, x.T)
-        acc = tl.fma(partial, tl.broadcast_to(scale[None, :], (BLOCK_N, TOKENS)), acc)
-    columns = start_n + tl.arange(0, BLOCK_N)
-    inside = (columns < n)[:, None] & (rows < m)[None, :]
-    out = acc.to(out_ptr.dtype.element_ty)
-    tl.store(out_ptr + rows.to(tl.int64)[None, :] * n + columns[:, None], out, mask=inside)
+    tiles = triton.cdiv(n, FINE.block_n)
+    split = FINE if tiles <= 0.3 * sms else COARSE
+    few = m <= TOKENS and tiles <= 0.5 * sms and m * tiles <= 0.8 * sms
+    return split if few and k // BLOCK_K > split.span else None
 
 
 @triton.jit
@@ -159,12 +136,12 @@ def _promote_kernel(
     tl.store(out_ptr + row * n + columns, acc.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-class NarrowPlan:
+class SplitPlan:
     """Launches of one configuration for tensors like these: at most TOKENS tokens, K not 0."""
 
     def __init__(
         self, x: torch.Tensor, x_scale: torch.Tensor, w: torch.Tensor, w_scale: torch.Tensor,
-        config: Narrow,
+        config: Split,
     ) -> None:  # fmt: skip
         (m, k), n = x.shape, w.shape[0]
         self.x = blueprint(x, (TOKENS, BLOCK_K))
@@ -173,13 +150,6 @@ class NarrowPlan:
         block = {"TOKENS": TOKENS, "BLOCK_N": config.block_n, "BLOCK_K": BLOCK_K}
         options = {"num_warps": config.warps, "num_stages": config.stages}
         self.blocks = k // BLOCK_K
-        self.split = config.span is not None
-        if config.span is None:
-            self.product = Plan(
-                _narrow_kernel, (tiles,), (m, n, k, *strides), block | {"STAGES": config.stages},
-                **options, enable_fp_fusion=False,
-            )  # fmt: skip
-            return
         # Places for the k-blocks of one output: a multiple of 16, so that Triton knows that four
         # numbers can be loaded at once.
         self.pitch = triton.cdiv(self.blocks, 16) * 16
@@ -202,9 +172,6 @@ class NarrowPlan:
     ) -> None:  # fmt: skip
         """Launch into ``out``."""
         operands = (describe(self.x, x), describe(self.w, w))
-        if not self.split:
-            self.product(x.device, *operands, out, x_scale, w_scale)
-            return
         scratch = torch.empty(
             self.products + self.scales, self.pitch, dtype=torch.float32, device=out.device
         )
