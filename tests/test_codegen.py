@@ -146,7 +146,7 @@ def test_sass_is_printed(tmp_path: Path) -> None:
     ]
     out = compiled(program, tmp_path)
     assert out.startswith(
-        "// fp8_gemm m=64,n=2112,k=512,out=bf16,data=normal: _fp8_gemm_kernel, sm_90\n"
+        "// fp8_gemm m=64,n=2112,k=512,out=bf16,data=normal: _few_kernel, sm_90\n"
     )
     assert len(re.findall(r"\bQGMMA\.64x\d+x32\.F32\.E4M3\.E4M3\b", out)) >= 4
 

@@ -322,6 +322,7 @@ def test_kernels_are_compared_with_all_they_are_launched_with() -> None:
         "shapes",
         "instructions",
         "sass_ops",
+        "misled",
         "seconds",
     }
     assert set(Compiled.__dataclass_fields__) - of_code == set(KERNEL) - {"name"}

@@ -45,7 +45,7 @@ def test_a_part_of_a_label(text: str, label: str) -> None:
 @pytest.mark.parametrize(
     ("stem", "text", "said"),
     [
-        ("fp8_gemm", "layer=kv_a", "fits 4 cases of fp8_gemm: layer=kv_a,m=1,n=576"),
+        ("fp8_gemm", "layer=kv_a", "fits 5 cases of fp8_gemm: layer=kv_a,m=1,n=576"),
         ("fp8_gemm", "layer=kv_c", "no case of fp8_gemm has 'layer=kv_c' in its label"),
         ("fp8_gemm", "4096,7168", "fp8_gemm takes M,N,K, got 2 numbers"),
         ("act_quant", "1,2,3", "act_quant takes M,K, got 3 numbers"),
