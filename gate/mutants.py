@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("benchmarks", "gate", "harness", "kernels", "reference_impl", "tests", "pyproject.toml")
 # Of the processor, of a trial, after its imports; on a GPU it compiles its kernels.
-SECONDS = {"cpu": 15.0, "gpu": 60.0}
+SECONDS = {"cpu": 30.0, "gpu": 60.0}
 # Processes that share a GPU: each holds a context, some hundred MB, and small cases.
 GPU_JOBS = 8
 EXIT = {"killed": 0, "survived": 1, "timeout": 1, "no-gpu": 3, "wrong": 4}

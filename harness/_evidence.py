@@ -90,11 +90,11 @@ def part_row(found: Found, seconds: float) -> Row:
     }  # fmt: skip
 
 
-def sanitize_row(found: Finding, cases: int) -> Row:
-    """cases: how many the tool saw."""
+def sanitize_row(found: Finding) -> Row:
+    """What one tool said of one operator."""
     verdict = "clean" if found.clean else "did not finish" if found.errors is None else "errors"
     return {
-        "operator": found.operator, "tool": found.tool, "cases": cases, "verdict": verdict,
+        "operator": found.operator, "tool": found.tool, "cases": found.cases, "verdict": verdict,
         "errors": found.errors, "first": found.first if verdict != "clean" else "",
         "launches": found.launches, "seconds": round(found.seconds, 2),
     }  # fmt: skip

@@ -26,15 +26,15 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from benchmarks import cases, fingerprint
 from harness import _cuda_tools, _evidence, _problem, doctor
-from harness._sanitized import child, reduced
+from harness._sanitized import child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -47,7 +47,7 @@ JOBS = min(8, os.cpu_count() or 1)
 NOTHING = "no kernel was launched"
 SUMMARY = re.compile(r"^=+ (?:ERROR|RACECHECK) SUMMARY: (\d+) ")
 # What the child prints at its end.
-LAUNCHES = re.compile(r"\b(\d+) launches of kernels\b")
+LAUNCHES = re.compile(r"\b(\d+) launches of kernels in (\d+) cases\b")
 # Lines of the sanitizer's that are not findings.
 ABOUT = re.compile(r"^=+ *$|^=+ (COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMARY|LEAK SUMMARY)")
 
@@ -55,7 +55,8 @@ ABOUT = re.compile(r"^=+ *$|^=+ (COMPUTE-SANITIZER|ERROR SUMMARY|RACECHECK SUMMA
 class Finding(NamedTuple):
     """What one tool says of one operator.
 
-    errors: None when it did not finish, or saw nothing.  first: its line.  launches: of kernels.
+    errors: None when it did not finish, or saw nothing.  first: its line.  launches: of kernels, in so
+    many cases.
     """
 
     tool: str
@@ -64,6 +65,7 @@ class Finding(NamedTuple):
     first: str
     seconds: float = 0.0
     launches: int = 0
+    cases: int = 0
 
     @property
     def clean(self) -> bool:
@@ -104,20 +106,20 @@ def run(stem: str, tool: str | None, sanitizer: str) -> Finding:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Finding(name, stem, None, f"not finished after {SECONDS} s", SECONDS)
-    seconds, launches = time.monotonic() - start, launched(done.stdout)
+    seconds, saw = time.monotonic() - start, launched(done.stdout)
     if tool is None:
         last = (done.stdout.strip().splitlines() or [""])[-1]
         bad = f"exit code {done.returncode} without a tool: {last}" if done.returncode else ""
-        bad = bad or (NOTHING if not launches else "")
-        return Finding(name, stem, None if bad else 0, bad, seconds, launches)
+        bad = bad or (NOTHING if not saw[0] else "")
+        return Finding(name, stem, None if bad else 0, bad, seconds, *saw)
     errors, first = verdict(done.stdout, done.returncode)
-    return Finding(tool, stem, errors, first, seconds, launches)
+    return Finding(tool, stem, errors, first, seconds, *saw)
 
 
-def launched(output: str) -> int:
-    """How many launches the child counted; 0 where it does not say."""
+def launched(output: str) -> tuple[int, int]:
+    """(launches that the child counted, its cases); 0 where it does not say."""
     found = LAUNCHES.findall(output)
-    return int(found[-1]) if found else 0
+    return (int(found[-1][0]), int(found[-1][1])) if found else (0, 0)
 
 
 def verdict(output: str, code: int) -> tuple[int | None, str]:
@@ -137,7 +139,7 @@ def verdict(output: str, code: int) -> tuple[int | None, str]:
             (line for line in reversed(lines) if line.strip("= \n") and not ABOUT.match(line)), ""
         )
         return None, f"no error counted, yet exit code {code}: {first or last}"
-    return (0, "") if launched(output) else (None, NOTHING)
+    return (0, "") if launched(output)[0] else (None, NOTHING)
 
 
 def examine(
@@ -146,26 +148,25 @@ def examine(
 ) -> list[Finding]:  # fmt: skip
     """Every tool on every operator, ``jobs`` operators at a time, with a line as each ends.
 
-    keep: called with each finding once its operator is done, so that a slow one holds up no other.
+    keep: called with each finding as it comes, one at a time: what a run cut short found is kept.
     """
+    one_at_a_time = threading.Lock()
 
     def one(stem: str) -> list[Finding]:
         bare = run(stem, None, sanitizer)
         if not bare.clean:
             print(f"{stem}: {bare.first}", flush=True)
-            return [bare._replace(tool=tool) for tool in tools]
         found = []
         for tool in tools:
-            found.append(run(stem, tool, sanitizer))
-            print(f"{stem} {tool}: {said(found[-1])} ({found[-1].seconds:.0f} s)", flush=True)
+            found.append(run(stem, tool, sanitizer) if bare.clean else bare._replace(tool=tool))
+            if bare.clean:
+                print(f"{stem} {tool}: {said(found[-1])} ({found[-1].seconds:.0f} s)", flush=True)
+            with one_at_a_time:
+                keep(found[-1])
         return found
 
     with ThreadPoolExecutor(jobs) as pool:
-        running = [pool.submit(one, stem) for stem in stems]
-        for done in as_completed(running):
-            for finding in done.result():
-                keep(finding)
-    return [finding for done in running for finding in done.result()]
+        return [finding for found in pool.map(one, stems) for finding in found]
 
 
 def said(one: Finding) -> str:
@@ -250,11 +251,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 3
     doctor.require(["torch", "triton", "rich"], "sanitize")
     print(f"{_problem.tree()}; {_problem.machine()}; {Path(sanitizer)}", flush=True)
-    cases_of = cache(lambda stem: len(reduced(stem)))
     found = examine(
-        stems, tools, sanitizer, max(1, options.jobs),
-        lambda one: keep(_evidence.sanitize_row(one, cases_of(one.operator))),
-    )  # fmt: skip
+        stems, tools, sanitizer, max(1, options.jobs), lambda one: keep(_evidence.sanitize_row(one))
+    )
     show(found, tools)
     return 0 if all(one.clean for one in found) else 1
 

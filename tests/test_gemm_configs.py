@@ -89,6 +89,41 @@ def test_no_configuration_writes_beside_its_results(
 
 
 @pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("config", configurations(3))
+def test_no_configuration_takes_scales_past_the_last_block(
+    config: Config | Few | Split, device: str
+) -> None:
+    """Where an iteration has several k-blocks, and they do not divide the sum's: NaN stands behind it."""
+    case = Fp8Gemm(m=3, n=130, k=384)
+    arguments = case.inputs(device)
+    want = fp8_gemm(**arguments)
+    rows, columns = (-(-size // 128) for size in (case.n, case.k))
+    x_scale = torch.full((columns + 4, 4), float("nan"), device=device).T[: case.m]
+    w_scale = torch.full((rows, columns + 4), float("nan"), device=device)
+    for scale, name in ((x_scale, "x_scale"), (w_scale, "w_scale")):
+        scale[:, :columns] = arguments[name]
+        arguments[name] = scale[:, :columns]
+    out = torch.full_like(want, float("nan"))
+    run(**{name: arguments[name] for name in OPERANDS}, out=out, config=config)
+    assert_equal(out, want, Exact())
+
+
+@pytest.mark.usefixtures("products")
+@pytest.mark.parametrize("config", {type(config): config for config in configurations(5)}.values())
+def test_each_kind_reads_scales_of_any_strides(config: Config | Few | Split, device: str) -> None:
+    """Which the launcher chooses, tests/test_launches.py asks with these."""
+    case = Fp8Gemm(m=5, n=136, k=1152)
+    arguments, want = problem(case, device)
+    operands = {name: arguments[name] for name in OPERANDS}
+    for name in ("x_scale", "w_scale"):
+        scale = arguments[name]
+        for other in (scale.contiguous(), scale.T.contiguous().T, torch.stack([scale, -scale])[0]):
+            out = torch.full_like(want, float("nan"))
+            run(**operands | {name: other}, out=out, config=config)
+            assert_equal(out, want, Exact())
+
+
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("config", SPLIT)
 def test_a_split_sum_is_written_as_far_as_it_is_read(
     config: Split, device: str, monkeypatch: pytest.MonkeyPatch

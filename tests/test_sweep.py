@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import rawlog, sweep, tasks
+from benchmarks import fingerprint, rawlog, sweep, tasks
 from benchmarks.worker import Worker
 
 # The real sweep and the real start of its child, whose work is to wait.
@@ -106,7 +106,7 @@ def test_a_phase_by_itself(
     monkeypatch.setattr(sweep, "_run_child", lambda stem, phase, *rest: begun.append(phase))
     monkeypatch.setattr(sweep, "_date", lambda checkout, commit: "2026-01-01")
     sweep.sweep(tmp_path, "0" * 40, tmp_path, operators=["act_quant"], phases=phases, tell=print)
-    ceilings = ["run"] if sweep.has_hopper() and "run" in phases else []
+    ceilings = ["run"] if fingerprint.has_hopper() and "run" in phases else []
     assert begun == [*(phase for phase in ("codegen",) if phase in phases), *ceilings, *(
         phase for phase in ("run",) if phase in phases
     )]  # fmt: skip
