@@ -37,8 +37,9 @@ def timed(log: Log, operators: Sequence[str], implementations: Sequence[str]) ->
     merged = {
         (line.operator, line.case): line for line in [*lines, *failed] if line.operator in operators
     }
+    rank = _ranker()
     return sorted(
-        merged.values(), key=lambda line: (operators.index(line.operator), _rank(line), line.case)
+        merged.values(), key=lambda line: (operators.index(line.operator), rank(line), line.case)
     )
 
 
@@ -46,15 +47,17 @@ def lines_where(log: Log, wanted: Callable[[Key], bool]) -> list[Line]:
     """Cases of which any key is wanted, by operator, then in the order of its case table."""
     found = {(key.operator, key.case) for key in log.measured if wanted(key)}
     lines = [line(operator, case) for operator, case in found]
-    return sorted(lines, key=lambda line: (line.operator, _rank(line), line.case))
+    rank = _ranker()
+    return sorted(lines, key=lambda line: (line.operator, rank(line), line.case))
 
 
 def present(logs: Iterable[Log], operator: str) -> list[Line]:
     """Cases of one operator of which any log holds a number or a failure, in the table's order."""
     found = {key.case for log in logs for key in log.measured if key.operator == operator}
     found |= {case for log in logs for _, case in lost(log, (operator,))}
+    rank = _ranker()
     return sorted(
-        (line(operator, case) for case in found), key=lambda line: (_rank(line), line.case)
+        (line(operator, case) for case in found), key=lambda line: (rank(line), line.case)
     )
 
 
@@ -64,13 +67,21 @@ def line(operator: str, case: str) -> Line:
     return Line(operator, case, {name: value for name, equals, value in pairs if equals})
 
 
-def _rank(line: Line) -> int:
-    """Place of the case in its operator's table; a case that is no longer there comes last."""
-    try:
-        labels = [case.label for case in cases.load(line.operator).CASES]
-    except ValueError:
-        return 0
-    return labels.index(line.case) if line.case in labels else len(labels)
+def _ranker() -> Callable[[Line], int]:
+    """Place of a case in its operator's table, which is read once; one that is no longer there comes last."""
+    tables: dict[str, dict[str, int]] = {}
+
+    def rank(line: Line) -> int:
+        if line.operator not in tables:
+            try:
+                labels = [case.label for case in cases.load(line.operator).CASES]
+            except ValueError:
+                labels = []
+            tables[line.operator] = {label: place for place, label in enumerate(labels)}
+        places = tables[line.operator]
+        return places.get(line.case, len(places))
+
+    return rank
 
 
 def extra(line: Line, lines: Sequence[Line]) -> str:

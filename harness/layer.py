@@ -150,8 +150,9 @@ DeepSeek-V3's mixture of experts: 7168 channels, 8 of 256 experts of 2048 and a 
 in a CUDA graph, after the router's product (`python -m harness.layer`). TFLOP/s and GB/s: of the
 products, and of operands, weights of the experts that have tokens, and results, each once. The
 roofline is that of a copy and of an FP8 product, measured in the same run. Kernels' sum: by torch's
-profiler; decode's start while the one before ends, and that wait counts as theirs. A slice: the local experts of an expert-parallel rank, each token sent to one. Backward: with
-the payloads' transposed copies kept, and the gate and up product computed again. Peak: of all device
+profiler; decode's start while the one before ends, and that wait counts as theirs. A slice: the local
+experts of an expert-parallel rank, each token sent to one. Backward: with the payloads' transposed
+copies kept, and the gate and up product computed again. Peak: of all device
 memory, weights, operands and results included. Generated; do not edit.
 """, HEADINGS, 1, line,
 )  # fmt: skip

@@ -156,9 +156,14 @@ class Case:
 
 def names() -> list[str]:
     """Stems of all operators that have cases, sorted."""
-    return sorted(
-        item.name for item in pkgutil.iter_modules(__path__) if not item.name.startswith("_")
-    )
+    return list(_stems())
+
+
+@functools.cache
+def _stems() -> tuple[str, ...]:
+    """Looked for once: reading the folder for each case of a report takes longer than the report."""
+    found = (item.name for item in pkgutil.iter_modules(__path__) if not item.name.startswith("_"))
+    return tuple(sorted(found))
 
 
 def load(stem: str) -> ModuleType:
