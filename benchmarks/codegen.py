@@ -181,7 +181,8 @@ def misled(code: list[str]) -> list[str]:
     ptxas 12.8 keeps a condition in a uniform register, UP2, say, and encodes a REDUX under it as one
     under P2, which is something else: seen on an H200, where nine tenths of a product's elements were
     wrong, and by no other trace (docs/log.md).  Told by a predicate that the block of instructions has
-    not set, where it has set the uniform one of the same number.
+    not set, where it has set the uniform one of the same number: a warning, since it misses one that the
+    block set for something else before, or a uniform one from before the block.
     """
     found: list[str] = []
     seen: set[tuple[str, str]] = set()

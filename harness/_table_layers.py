@@ -42,8 +42,8 @@ def layers(logs: Sequence[Log]) -> str:
     ]
     said = (
         f"{source(log)} {clock(log, LAYERS)} DeepSeek-V3's layer, from the router's logits on, 256 "
-        "experts and the shared one, t tokens; tokens/s: t over the device time. More sizes: "
-        "[docs/layer.md](docs/layer.md)."
+        "experts (the backward: 32) and the shared one, t tokens; tokens/s: t over the device time. More "
+        "sizes, and the backward of 256: [docs/layer.md](docs/layer.md)."
     )
     lacks = _missing.sentence(logs, log, lines, LAYERS, ("device_us",), part="layer=")
     return f"{said}\n\n{markdown(HEADER, rows, left=2)}{lacks}"

@@ -206,6 +206,9 @@ def show(problems: Sequence[tuple[str, Case]]) -> int:
         built = [build(stem, case) for of, case in problems if of == stem]
         console.print(table(stem, built))
         for one in built:
+            for name in (kernel.name for kernel in one.kernels if kernel.misled):
+                said = f"{one.case}: {name} may reduce under a wrong predicate (codegen.misled)"
+                console.print(said, style="red", markup=False, soft_wrap=True)
             if one.error:
                 failed += 1
                 console.print(f"{one.case}: {one.error}", style="red", markup=False, soft_wrap=True)

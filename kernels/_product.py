@@ -17,9 +17,11 @@ BLOCK_K = 128  # the promotion interval, and the width of a 128-byte swizzle in 
 
 
 def unrolled(k: int, unroll: int, stages: int) -> tuple[int, int]:
-    """(k-blocks an iteration, stages) for a sum over ``k``: one block where ``unroll`` does not divide them,
-    with as many blocks under way."""
-    return (unroll, stages) if k // BLOCK_K % unroll == 0 else (1, unroll * stages)
+    """(k-blocks an iteration, stages) for a sum over ``k``: half as many, and half again, until they divide
+    its blocks, with as many under way.  unroll: a power of two."""
+    while k // BLOCK_K % unroll:
+        unroll, stages = unroll // 2, stages * 2
+    return unroll, stages
 
 
 @triton.jit

@@ -115,7 +115,7 @@ def test_rms_error_is_the_predicted_one(every: int) -> None:
     assert least * 0.95 <= rms <= largest * 1.05
 
 
-@pytest.mark.parametrize("every", [128, K])
+@pytest.mark.parametrize("every", [pytest.param(128, marks=pytest.mark.long), K])
 def test_positive_sums_come_out_low_by_the_predicted_share(every: int) -> None:
     least, largest = predicted_bias(every)
     exact = numbers("uniform")[2]

@@ -101,6 +101,7 @@ def first(lines: list[str], what: str | re.Pattern[str]) -> int:
     return next((at for at, line in enumerate(lines) if pattern.search(line)), len(lines))
 
 
+@pytest.mark.long  # they compile
 def test_nothing_is_touched_before_a_kernel_has_waited(compiled: Any) -> None:
     """Nor can a branch lead around it, nor the next kernel start before."""
     names = set()
@@ -119,6 +120,7 @@ def test_nothing_is_touched_before_a_kernel_has_waited(compiled: Any) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.long  # they compile
 def test_what_reads_earlier_writes_no_earlier(compiled: Any) -> None:
     """And reads nothing but what no kernel right before it in the layer has written: the logits and the
     bias, the counts."""
@@ -135,6 +137,7 @@ def test_what_reads_earlier_writes_no_earlier(compiled: Any) -> None:
     assert early["_topk_gate_kernel"] > 1
 
 
+@pytest.mark.long  # they compile
 def test_no_kernel_starts_early_that_does_not_wait(every: dict[str, Compiled]) -> None:
     for name, chain, early, lines in every["each"] + every["real"]:
         waits = first(lines, WAIT) < len(lines)
@@ -142,6 +145,7 @@ def test_no_kernel_starts_early_that_does_not_wait(every: dict[str, Compiled]) -
         assert early == bool(chain) or name == "_promote_kernel", name
 
 
+@pytest.mark.long  # they compile
 def test_permute_waits_for_its_own_kernels(every: dict[str, Compiled]) -> None:
     """The first is launched as always, so that all before it is complete; the second waits before it
     stores tokens where the first stored -1, whatever branch it took; the third before anything."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytest.importorskip("scipy", reason="the gate needs scipy")
 pytest.importorskip("rich", reason="the gate needs rich")
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, pytest.mark.long]
 MACHINE = "box-of-this-test"
 # Raw logs of two commits, whole, and the second seems to take twice as long: in that repository, with
 # its cases.  pause has no kernel, so its device time is of our making, and the gate has the host's.

@@ -30,11 +30,14 @@ COUNTS = (
     [2, LIMIT, 1, 1],
     [LIMIT, LIMIT, 5, 5],
     [-1, -(2**31), 3, -300],
+    [5, 2**31 - 256, 129, 7],  # the third segment would begin at -128
+)
+MORE = (
     [0, -5, 200, LIMIT],
     [2**30] * 4,  # 0 in 32 bits
-    [5, 2**31 - 256, 129, 7],  # the third segment would begin at -128
     [3, -200, 20, 0],
 )
+EVERY = [*COUNTS, *(pytest.param(counts, marks=pytest.mark.long) for counts in MORE)]
 
 
 def numbers(*shape: int, dtype: torch.dtype = E4M3) -> torch.Tensor:
@@ -113,7 +116,7 @@ def written(layout: str, results: tuple[torch.Tensor, ...]) -> list[list[int]]:
     return [(part != PATTERN).any(dim=1).nonzero()[:, 0].tolist() for part in bits]
 
 
-@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("counts", EVERY, ids=str)
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_they_name_the_same_rows_everywhere(
     name: str, counts: list[int], device: str, monkeypatch: pytest.MonkeyPatch
@@ -137,7 +140,7 @@ def test_they_name_the_same_rows_everywhere(
     assert_equal(found[0], found[1], Exact(), names=cases.load(stem).OUTPUTS)
 
 
-@pytest.mark.parametrize("counts", COUNTS, ids=str)
+@pytest.mark.parametrize("counts", EVERY, ids=str)
 def test_a_load_is_any_number(counts: list[int], device: str) -> None:
     """Of bias_update: counts are no layout there, and each is the number that it is."""
     load = torch.tensor(counts, dtype=torch.int32, device=device)

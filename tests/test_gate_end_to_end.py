@@ -22,7 +22,7 @@ pytest.importorskip("scipy", reason="the gate needs scipy")
 pytest.importorskip("rich", reason="the gate needs rich")
 PATIENCE_S = 120.0
 BLOCKS = 2
-pytestmark = pytest.mark.cpu
+pytestmark = [pytest.mark.cpu, pytest.mark.long]
 
 
 class Repository(NamedTuple):

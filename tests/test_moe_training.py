@@ -61,6 +61,7 @@ def test_the_command_by_the_reference_alone(
     assert "the reference alone" in said
 
 
+@pytest.mark.long
 def test_the_command_compares(device: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On a GPU or interpreted; a single weight in its last bit, or a loss, is a difference."""
     assert command.compared(Size(1, layers=1, tokens=3, experts=2), device)
