@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from benchmarks import cases
 from harness import _missing
-from harness._lines import cell, short, timed
+from harness._lines import timed
 from harness._logs import GEMM, GROUPED, LAYERS, OURS, QUANTISERS, newest
 from harness._markdown import count, markdown, micro, percent, rate
-from harness._table_parts import absent, clock, source
+from harness._table_parts import absent, clock, ours, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,14 +37,7 @@ def experts(logs: Sequence[Log]) -> str:
         return absent("the times of what surrounds the experts' products")
     # Problems of the model; those without a layer are there for the interpreter.
     lines = [line for line in timed(log, stems, (OURS,)) if "layer" in line.fields]
-    rows = [
-        [
-            f"`{line.operator}`",
-            short(line, lines),
-            *(cell(log, line, OURS, metric, show) for metric, show in METRICS),
-        ]
-        for line in lines
-    ]
+    rows = ours(log, lines, METRICS)
     said = (
         f"{source(log)} {clock(log, stems)} GB/s counts each byte that a call must move once. What "
         "has few bytes is bound by latency, and a copy of as many tells little of it."

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from harness import _missing
-from harness._lines import cell, short, timed
+from harness._lines import timed
 from harness._logs import LAYERS, OURS, newest
 from harness._markdown import count, markdown, micro, percent, rate
-from harness._table_parts import absent, clock, source
+from harness._table_parts import absent, clock, ours, source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,7 +20,7 @@ METRICS = (
     ("roofline_fraction", percent), ("differing_elements", count),
 )  # fmt: skip
 HEADER = [
-    "operator", "case", "us", "tokens/s", "TFLOP/s", "GB/s", "of roofline",
+    "operator", "case", "experts", "us", "tokens/s", "TFLOP/s", "GB/s", "of roofline",
     "differing elements",
 ]  # fmt: skip
 
@@ -32,18 +32,11 @@ def layers(logs: Sequence[Log]) -> str:
         return absent("the layer's times")
     # Problems of the model; those without a layer are there for the interpreter.
     lines = [line for line in timed(log, LAYERS, (OURS,)) if "layer" in line.fields]
-    rows = [
-        [
-            f"`{line.operator}`",
-            short(line, lines),
-            *(cell(log, line, OURS, metric, show) for metric, show in METRICS),
-        ]
-        for line in lines
-    ]
+    rows = ours(log, lines, METRICS, ["e"])
     said = (
-        f"{source(log)} {clock(log, LAYERS)} DeepSeek-V3's layer, from the router's logits on, 256 "
-        "experts (the backward: 32) and the shared one, t tokens; tokens/s: t over the device time. More "
-        "sizes, and the backward of 256: [docs/layer.md](docs/layer.md)."
+        f"{source(log)} {clock(log, LAYERS)} DeepSeek-V3's layer, from the router's logits on, with "
+        "so many experts and the shared one, t tokens; tokens/s: t over the device time. More sizes, and "
+        "the backward of 256 experts: [docs/layer.md](docs/layer.md)."
     )
     lacks = _missing.sentence(logs, log, lines, LAYERS, ("device_us",), part="layer=")
     return f"{said}\n\n{markdown(HEADER, rows, left=2)}{lacks}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from harness._lines import cell, get
+from harness._lines import cell, get, short
 from harness._logs import OURS, quantile
 from harness._markdown import NONE, micro
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from harness._lines import Line
     from harness._logs import Log
@@ -34,6 +34,20 @@ def source(log: Log) -> str:
         f"Machine `{log.machine}`: {device}, torch {log.fact('torch')}, "
         f"Triton {log.fact('triton')}; commit {log.commit} of {log.date[:10]}."
     )
+
+
+def ours(
+    log: Log, lines: Sequence[Line], metrics: Sequence[tuple[str, Callable[[float], str]]],
+    fields: Sequence[str] = (),
+) -> list[list[str]]:  # fmt: skip
+    """A row a case: its operator, what sets it apart, these ``fields`` of it, our ``metrics``."""
+    return [
+        [
+            f"`{line.operator}`", short(line, lines), *(line.fields.get(name, NONE) for name in fields),
+            *(cell(log, line, OURS, metric, show) for metric, show in metrics),
+        ]
+        for line in lines
+    ]  # fmt: skip
 
 
 def clock(log: Log, operators: Sequence[str]) -> str:

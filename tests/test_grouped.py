@@ -11,6 +11,8 @@ from benchmarks.compare import Exact, assert_equal
 from kernels import _grouped as device_code
 from kernels import _retile
 from reference_impl import _grouped
+from tests import _counts
+from tests._counts import LIMIT
 
 
 @triton.jit
@@ -24,23 +26,7 @@ def _owners(counts_ptr, rows_ptr, out_ptr, experts, rows, EXPERTS: tl.constexpr)
     tl.store(out_ptr + place * 3 + 2, end)
 
 
-LIMIT = 2**31 - 1
-COUNTS = (
-    [1],
-    [0],
-    [128, 129, 127],
-    [0, 0, 5],
-    [5, 0, 0],
-    [0, 3, 0, 0, 256],
-    [0, 0, 0],
-    [1] * 9,
-    [9, -300, 7],
-    [-(2**31), 3, LIMIT],
-    [2, LIMIT, 4],
-    [LIMIT, LIMIT, 5],
-    [2**30] * 4,
-    [LIMIT] * 1024,
-)
+COUNTS = (*_counts.COUNTS, [LIMIT] * 1024)
 
 
 def named(counts: list[int]) -> str:

@@ -52,9 +52,19 @@ def test_tokens_a_second_of_the_layer(root: Path) -> None:
     put(log, "device_us", [1.0], operator="moe_layer_decode", case=LAYER.format(t=0))
     put(log, "device_us", [9.0], operator="permute", case=LAYER.format(t=128))
     assert made(root, "layers") == [
-        ["`moe_layer`", "layer=moe,t=4096,k=8", "5000.0 †", "819,200 †", "600", "-", "-", "-"],
-        ["`moe_layer_decode`", "layer=moe,t=0,k=8", "1.00", "-", "-", "-", "-", "-"],
-        ["`moe_layer_decode`", "layer=moe,t=1,k=8", "100.0", "10,000", "-", "-", "-", "-"],
+        [
+            "`moe_layer`",
+            "layer=moe,t=4096,k=8",
+            "256",
+            "5000.0 †",
+            "819,200 †",
+            "600",
+            "-",
+            "-",
+            "-",
+        ],
+        ["`moe_layer_decode`", "layer=moe,t=0,k=8", "256", "1.00", "-", "-", "-", "-", "-"],
+        ["`moe_layer_decode`", "layer=moe,t=1,k=8", "256", "100.0", "10,000", "-", "-", "-", "-"],
     ]
     summed = rows(root, metric="tokens_per_s")
     assert [row["operator"] for row in summed] == ["moe_layer", "moe_layer_decode"]

@@ -8,23 +8,10 @@ import triton
 import triton.language as tl
 
 from kernels import _units
+from tests import _counts
 
 ROWS = tl.constexpr(8)
-COUNTS = (
-    [1],
-    [0],
-    [128, 129, 127],
-    [0, 0, 5],
-    [5, 0, 0],
-    [0, 3, 0, 0, 256],
-    [0, 0, 0],
-    [8] * 9,
-    [9, -300, 7],
-    [2**31 - 1, 5],
-    [2, 2**31 - 1, 4],
-    [2**30] * 3,
-    [-(2**31), 3],
-)
+COUNTS = (*_counts.COUNTS, [8] * 9, [2**31 - 1, 5], [2**30] * 3, [-(2**31), 3])
 
 
 @triton.jit
